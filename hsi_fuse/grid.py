@@ -1,0 +1,116 @@
+"""Grid: where pixels lie on the ground. Immutable."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import rasterio.warp
+from affine import Affine
+from rasterio.crs import CRS
+
+from hsi_fuse.errors import GridError
+
+METRES_PER_DEGREE = 111_320.0
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A regular raster grid.
+
+    Attributes
+    ----------
+    crs : CRS or None
+        None where the file names none.
+    transform : Affine
+        (column, row) of a pixel's corner -> (x, y) in the CRS; pixel (0, 0)'s upper-left corner is the
+        origin, so its centre is at (0.5, 0.5). May be rotated.
+    width, height : int
+        Size in pixels.
+    """
+
+    crs: CRS | None
+    transform: Affine
+    width: int
+    height: int
+
+    def __post_init__(self) -> None:
+        if self.width < 1 or self.height < 1:
+            raise GridError(f"a grid needs at least one pixel, got {self.width} x {self.height}")
+        if self.transform.determinant == 0 or not all(map(math.isfinite, self.transform[:6])):
+            raise GridError(f"the geotransform is degenerate: {tuple(self.transform[:6])}")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width)."""
+        return self.height, self.width
+
+    @property
+    def georeferenced(self) -> bool:
+        """True where the transform says more than pixel numbers."""
+        identity = self.transform in (Affine.identity(), Affine.scale(1, -1))
+        return self.crs is not None or not identity
+
+    @property
+    def gsd(self) -> tuple[float, float]:
+        """Ground sampling distance along columns and rows, in units of the CRS."""
+        a, b, _, d, e, _ = self.transform[:6]
+        return math.hypot(a, d), math.hypot(b, e)
+
+    @property
+    def gsd_m(self) -> float:
+        """Ground sampling distance in metres (geometric mean of both axes).
+
+        In a geographic CRS degrees are turned into metres at the centre's latitude; without a CRS the
+        units are taken as metres.
+        """
+        gx, gy = self.gsd
+        if self.crs is not None and self.crs.is_geographic:
+            latitude = math.radians((self.transform * (self.width / 2, self.height / 2))[1])
+            a, b, _, d, e, _ = self.transform[:6]
+            lon = METRES_PER_DEGREE * max(math.cos(latitude), 1e-6)
+            gx, gy = math.hypot(a * lon, d * METRES_PER_DEGREE), math.hypot(b * lon, e * METRES_PER_DEGREE)
+        elif self.crs is not None and self.crs.is_projected:
+            factor = self.crs.linear_units_factor[1]
+            gx, gy = gx * factor, gy * factor
+        return math.sqrt(gx * gy)
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """(left, bottom, right, top) of the grid's corners in its CRS."""
+        corners = ((0, 0), (self.width, 0), (0, self.height), (self.width, self.height))
+        xs, ys = zip(*(self.transform * c for c in corners), strict=True)
+        return min(xs), min(ys), max(xs), max(ys)
+
+    def refine(self, n: int) -> Grid:
+        """The grid whose pixels are n times smaller, over the same ground."""
+        if n < 1:
+            raise GridError(f"a grid is refined by a factor of at least 1, got {n}")
+        return Grid(self.crs, self.transform * Affine.scale(1 / n), self.width * n, self.height * n)
+
+    def window(self, row: int, column: int, height: int, width: int) -> Grid:
+        """The grid of a window that starts at (row, column)."""
+        return Grid(self.crs, self.transform * Affine.translation(column, row), width, height)
+
+    def to_pixels_of(self, other: Grid, columns: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Map corner-based pixel coordinates of this grid to those of another, through both CRS.
+
+        Where either CRS is missing, both are taken as the same.
+
+        Parameters
+        ----------
+        other : Grid
+        columns, rows : ndarray
+            Pixel coordinates with (0, 0) at the upper-left corner of the first pixel.
+
+        Returns
+        -------
+        columns, rows : ndarray, float64, shaped as the input
+        """
+        shape = np.shape(columns)
+        x, y = self.transform * (np.ravel(columns).astype(float), np.ravel(rows).astype(float))
+        if self.crs is not None and other.crs is not None and self.crs != other.crs:
+            x, y = map(np.asarray, rasterio.warp.transform(self.crs, other.crs, x, y))
+        c, r = ~other.transform * (x, y)
+        return np.reshape(c, shape), np.reshape(r, shape)

@@ -1,0 +1,139 @@
+"""Problem and Estimate: the whole of what a method sees and returns. Tensor-land: no paths, no CRS, no truth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from hsi_fuse.errors import SolveError
+from hsi_fuse.sensor import Sensor
+
+OnStep = Callable[[str, int, int, float], None]
+"""Progress callback: (what, step, of how many, loss or score)."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One scene, ready to be solved.
+
+    Attributes
+    ----------
+    hsi : Tensor (n, h, w)
+        Good bands of the hyperspectral image, physical units, 0 where `hsi_weight` is 0.
+    hsi_weight : Tensor (h, w)
+        0 (no data) to 1.
+    guide : Tensor (m, H, W)
+        The reference resampled on the target grid, H = ratio h, W = ratio w; 0 where `guide_weight` is 0.
+    guide_weight : Tensor (H, W)
+        validity x overlap x confidence, 0 to 1. 0 means "no guide here".
+    sensor : Sensor
+    hsi_noise : Tensor (n,)
+        Standard deviation of the noise of each HSI band.
+    guide_noise : Tensor (m,)
+        Standard deviation of guide minus SRF-mixed scene: sensor noise and model error.
+    seed : int
+    """
+
+    hsi: Tensor
+    hsi_weight: Tensor
+    guide: Tensor
+    guide_weight: Tensor
+    sensor: Sensor
+    hsi_noise: Tensor
+    guide_noise: Tensor
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        n, h, w = self.hsi.shape
+        m, height, width = self.guide.shape
+        s = self.sensor.ratio
+        wanted = {
+            "hsi_weight": (h, w),
+            "guide": (m, h * s, w * s),
+            "guide_weight": (height, width),
+            "hsi_noise": (n,),
+            "guide_noise": (m,),
+        }
+        for name, shape in wanted.items():
+            value = getattr(self, name)
+            if tuple(value.shape) != shape:
+                raise SolveError(f"problem: {name} must have shape {shape}, got {tuple(value.shape)}")
+            if not bool(torch.isfinite(value).all()):
+                raise SolveError(f"problem: {name} holds values that are not finite")
+        if self.sensor.srf.shape != (m, n):
+            raise SolveError(f"problem: SRF must have shape {(m, n)}, got {tuple(self.sensor.srf.shape)}")
+        if not bool(torch.isfinite(self.hsi).all()):
+            raise SolveError("problem: hsi holds values that are not finite")
+
+    @property
+    def ratio(self) -> int:
+        """Fine pixels per HSI pixel along one axis."""
+        return self.sensor.ratio
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors live."""
+        return self.hsi.device
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A high-resolution cube in factors, never as a cube: Z = basis @ coefficients + mean.
+
+    Attributes
+    ----------
+    basis : Tensor (n, k)
+    mean : Tensor (n,)
+    coefficients : Tensor (k, H, W)
+    """
+
+    basis: Tensor
+    mean: Tensor
+    coefficients: Tensor
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Rows start..stop-1 of the cube, (n, stop - start, W). The only access to it."""
+        block = self.coefficients[:, start:stop]  # (k, r, W)
+        return torch.tensordot(self.basis, block, dims=1) + self.mean[:, None, None]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(n, H, W) of the cube that the factors stand for."""
+        return self.basis.shape[0], self.coefficients.shape[1], self.coefficients.shape[2]
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage gives back.
+
+    Attributes
+    ----------
+    estimate : Estimate
+    verdict : mapping
+        Figures that explain what the stage did: `kept` (bool) and whatever else it measured.
+    history : sequence of mappings
+        One entry for each recorded step of a training, JSON-ready.
+    products : mapping of str to Tensor
+        Side products by name, e.g. `endmembers` (n, K) and `abundances` (K, H, W).
+    """
+
+    estimate: Estimate
+    verdict: Mapping[str, object] = field(default_factory=dict)
+    history: Sequence[Mapping[str, float]] = ()
+    products: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Stage(Protocol):
+    """One method. A frozen dataclass whose fields are its hyperparameters."""
+
+    def __call__(self, problem: Problem, start: Estimate, on_step: OnStep) -> StageResult:
+        """Improve `start` on `problem`."""
+        ...
+
+
+def silent(what: str, step: int, total: int, score: float) -> None:
+    """The progress callback that says nothing."""
