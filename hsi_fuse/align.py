@@ -1,13 +1,25 @@
-"""Map-land's side of registration: the start, the one resampling, the residual error."""
+"""Map-land's side of registration: the start that georeferencing gives, and the one resampling of the guide."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
+from scipy import ndimage
+
+from hsi_fuse.errors import AlignmentError, HsiFuseWarning
+from hsi_fuse.grid import Grid
+from hsi_fuse.raster import Raster
+
+Array = NDArray[np.float64]
+LATTICE = 33
+"""Points along each axis at which a map projection is evaluated."""
+NEGLIGIBLE_PX = 0.02
+"""What an affine may miss of a map projection, guide pixels, before it is carried as displacement."""
 
 
 @dataclass(frozen=True)
@@ -19,12 +31,13 @@ class Alignment:
     hsi_to_guide : Affine
         (column, row) on the refined HSI grid -> (column, row) on the guide's full native grid, both corner-based
         (a pixel's centre is at +0.5).
-    displacement_px : ndarray (2, H, W), float32, or None
-        (column, row) added after `hsi_to_guide`, guide pixels; what an affine cannot express (map projections).
+    displacement_px : ndarray (2, h, w), float32, or None
+        (column, row) added after `hsi_to_guide`, guide pixels, on a lattice over the whole target grid; what an
+        affine cannot express (map projections).
     confidence : ndarray (H, W), float32
-        0 to 1.
+        0 to 1: where the guide has data for the target pixel.
     error_px : float
-        Residual error in refined-HSI pixels (RMS over held-out tie points, or the fit's own standard error).
+        Residual error in refined-HSI pixels: RMS over held-out tie points, or the fit's own standard error.
     found : mapping
         Figures of the search and the fit; JSON-ready.
     """
@@ -34,3 +47,148 @@ class Alignment:
     confidence: NDArray[np.float32]
     error_px: float
     found: Mapping[str, object] = field(default_factory=dict)
+
+
+def start_mapping(hsi: Grid, guide: Grid) -> tuple[Affine, NDArray[np.float32] | None]:
+    """The mapping HSI pixel -> guide pixel before any matching, and what of it an affine cannot express.
+
+    From the georeferencing where both have one, through both CRS; a missing CRS is taken to be the other's. Without
+    georeferencing both images are taken to show the same ground from edge to edge.
+
+    Returns
+    -------
+    mapping : Affine
+    displacement : ndarray (2, LATTICE, LATTICE) or None
+        Guide pixels, (column, row), on a lattice from corner to corner of the HSI.
+    """
+    if not (hsi.georeferenced and guide.georeferenced):
+        missing = (
+            "the HSI" if guide.georeferenced else "the reference" if hsi.georeferenced else "neither image"
+        )
+        verb = "has" if missing == "neither image" else "has no"
+        warnings.warn(
+            f"{missing} {verb} georeferencing: both are taken to show the same ground from edge to edge",
+            HsiFuseWarning,
+            stacklevel=2,
+        )
+        return Affine.scale(guide.width / hsi.width, guide.height / hsi.height), None
+    if (hsi.crs is None) != (guide.crs is None):
+        which, other = ("the HSI", "the reference") if hsi.crs is None else ("the reference", "the HSI")
+        warnings.warn(f"{which} names no CRS: that of {other} is assumed", HsiFuseWarning, stacklevel=2)
+    columns, rows = np.meshgrid(np.linspace(0, hsi.width, LATTICE), np.linspace(0, hsi.height, LATTICE))
+    to_columns, to_rows = hsi.to_pixels_of(guide, columns, rows)
+    if not (np.isfinite(to_columns).all() and np.isfinite(to_rows).all()):
+        raise AlignmentError(
+            f"the HSI's ground cannot be expressed in the reference's CRS ({guide.crs}): check both files' CRS"
+        )
+    design = np.stack([columns.ravel(), rows.ravel(), np.ones(columns.size)], 1)
+    wanted = np.stack([to_columns.ravel(), to_rows.ravel()], 1)
+    parameters = np.linalg.lstsq(design, wanted, rcond=None)[0]  # (3, 2)
+    rest = (wanted - design @ parameters).T.reshape(2, LATTICE, LATTICE)
+    mapping = Affine(*parameters[:, 0], *parameters[:, 1])
+    return mapping, rest.astype(np.float32) if np.abs(rest).max() > NEGLIGIBLE_PX else None
+
+
+def window_of(hsi: Grid, guide: Grid, mapping: Affine, margin_hsi_px: float) -> tuple[int, int, int, int]:
+    """The guide's window (row, column, height, width) that may show the HSI's ground, clipped to the guide.
+
+    Raises
+    ------
+    AlignmentError
+        The guide has no pixel there.
+    """
+    m = margin_hsi_px
+    corners = [(x, y) for x in (-m, hsi.width + m) for y in (-m, hsi.height + m)]
+    xs, ys = zip(*(mapping * corner for corner in corners), strict=True)
+    left, top = max(int(np.floor(min(xs))), 0), max(int(np.floor(min(ys))), 0)
+    right, bottom = min(int(np.ceil(max(xs))), guide.width), min(int(np.ceil(max(ys))), guide.height)
+    if right <= left or bottom <= top:
+        raise AlignmentError(
+            "the reference does not overlap the HSI: by its georeferencing the HSI lies at columns "
+            f"{min(xs):.0f}..{max(xs):.0f}, rows {min(ys):.0f}..{max(ys):.0f} of a reference of "
+            f"{guide.width} x {guide.height} pixels; check both files' CRS and transform"
+        )
+    return top, left, bottom - top, right - left
+
+
+def resample(
+    guide: Raster, mapping: Affine, displacement: NDArray[np.float32] | None, shape: tuple[int, int]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Bring native guide pixels to the target grid, once, by cubic splines.
+
+    Where target pixels are larger than guide pixels the guide is first blurred by a Gaussian of the variance that the
+    larger pixel's box has more, which is the anti-aliasing that the target pixel's area asks for.
+
+    Parameters
+    ----------
+    guide : Raster
+        A window of the guide.
+    mapping : Affine
+        Target pixel -> pixel of this window, corner-based.
+    displacement : ndarray (2, p, q) or None
+        Added after `mapping`, guide pixels, on a lattice from corner to corner of the target.
+    shape : (H, W)
+
+    Returns
+    -------
+    values : ndarray (m, H, W), float32
+        0 where there is no weight.
+    weight : ndarray (H, W), float32
+        1 where the guide has data around the sample, else 0.
+    """
+    height, width = shape
+    a, b, _, d, e, _ = mapping[:6]
+    # guide pixels per target pixel along the guide's own columns and rows
+    sigma = [np.sqrt(max(step**2 - 1, 0) / 12) for step in (np.hypot(d, e), np.hypot(a, b))]
+    holes = ~guide.valid
+    prepared = [_fill(band, holes) for band in guide.values]
+    prepared = [ndimage.gaussian_filter(band, sigma, mode="nearest") for band in prepared]
+    prepared = [ndimage.spline_filter(band, order=3, mode="mirror", output=np.float32) for band in prepared]
+    # a sample counts only where the pixels that carry most of the spline are all valid
+    clear = (
+        ndimage.binary_erosion(guide.valid, np.ones((3, 3)), border_value=1) if holes.any() else guide.valid
+    )
+    values = np.zeros((len(prepared), height, width), np.float32)
+    weight = np.zeros(shape, np.float32)
+    block = max(1, 2_000_000 // width)
+    for top in range(0, height, block):
+        part = slice(top, min(top + block, height))
+        columns, rows = _coordinates(mapping, displacement, part, shape)
+        inside = (
+            (columns > -0.5)
+            & (columns < guide.grid.width - 0.5)
+            & (rows > -0.5)
+            & (rows < guide.grid.height - 0.5)
+        )
+        nearest = clear[
+            np.clip(np.rint(rows).astype(int), 0, guide.grid.height - 1),
+            np.clip(np.rint(columns).astype(int), 0, guide.grid.width - 1),
+        ]
+        seen = inside & nearest
+        weight[part] = seen
+        for band, image in enumerate(prepared):
+            sampled = ndimage.map_coordinates(image, [rows, columns], order=3, mode="mirror", prefilter=False)
+            values[band, part] = np.where(seen, sampled, 0)
+    return values, weight
+
+
+def _coordinates(
+    mapping: Affine, displacement: NDArray[np.float32] | None, part: slice, shape: tuple[int, int]
+) -> tuple[Array, Array]:
+    """Array indices (columns, rows) in the guide of a block of target rows; a pixel's centre is at a whole number."""
+    x, y = np.meshgrid(np.arange(shape[1]) + 0.5, np.arange(part.start, part.stop) + 0.5)
+    columns, rows = mapping * (x, y)
+    if displacement is not None:
+        lattice = [y / shape[0] * (displacement.shape[1] - 1), x / shape[1] * (displacement.shape[2] - 1)]
+        columns = columns + ndimage.map_coordinates(displacement[0], lattice, order=1, mode="nearest")
+        rows = rows + ndimage.map_coordinates(displacement[1], lattice, order=1, mode="nearest")
+    return columns - 0.5, rows - 0.5
+
+
+def _fill(band: NDArray[np.float32], holes: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Fill holes by the nearest pixel, so that no spline overshoots at their rims."""
+    if not holes.any() or holes.all():
+        return band
+    rows, columns = ndimage.distance_transform_edt(holes, return_distances=False, return_indices=True)
+    filled: NDArray[np.float32] = band[rows, columns]
+    return filled

@@ -93,7 +93,9 @@ class Grid:
         """The grid of a window that starts at (row, column)."""
         return Grid(self.crs, self.transform * Affine.translation(column, row), width, height)
 
-    def to_pixels_of(self, other: Grid, columns: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def to_pixels_of(
+        self, other: Grid, columns: np.ndarray, rows: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Map corner-based pixel coordinates of this grid to those of another, through both CRS.
 
         Where either CRS is missing, both are taken as the same.
@@ -109,7 +111,8 @@ class Grid:
         columns, rows : ndarray, float64, shaped as the input
         """
         shape = np.shape(columns)
-        x, y = self.transform * (np.ravel(columns).astype(float), np.ravel(rows).astype(float))
+        pixels = (np.ravel(columns).astype(float), np.ravel(rows).astype(float))
+        x, y = self.transform * pixels  # type: ignore[operator]  # affine takes arrays too
         if self.crs is not None and other.crs is not None and self.crs != other.crs:
             x, y = map(np.asarray, rasterio.warp.transform(self.crs, other.crs, x, y))
         c, r = ~other.transform * (x, y)

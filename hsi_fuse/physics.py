@@ -77,7 +77,11 @@ def mix_bands_adjoint(image: Tensor, srf: Tensor) -> Tensor:
 
 
 def gaussian_psf(
-    ratio: int, fwhm_rows: float, fwhm_columns: float | None = None, angle: float = 0.0, size: int | None = None
+    ratio: int,
+    fwhm_rows: float,
+    fwhm_columns: float | None = None,
+    angle: float = 0.0,
+    size: int | None = None,
 ) -> Tensor:
     """A sampled Gaussian PSF that sums to 1.
 

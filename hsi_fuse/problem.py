@@ -36,6 +36,8 @@ class Problem:
     guide_noise : Tensor (m,)
         Standard deviation of guide minus SRF-mixed scene: sensor noise and model error.
     seed : int
+    position_error : float
+        RMS error of the guide's position against the HSI, in HSI pixels.
     """
 
     hsi: Tensor
@@ -46,6 +48,7 @@ class Problem:
     hsi_noise: Tensor
     guide_noise: Tensor
     seed: int = 0
+    position_error: float = 0.0
 
     def __post_init__(self) -> None:
         n, h, w = self.hsi.shape

@@ -57,7 +57,7 @@ class Raster:
     grid: Grid
     wavelengths_nm: NDArray[np.float64] | None = None
     fwhm_nm: NDArray[np.float64] | None = None
-    good_bands: NDArray[np.bool_] = field(default=None)  # type: ignore[assignment]
+    good_bands: NDArray[np.bool_] = field(default=None)  # type: ignore[arg-type]
     band_names: tuple[str, ...] = ()
     encoding: Encoding = Encoding()
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -72,11 +72,15 @@ class Raster:
                 f"got {self.values.dtype} {self.values.shape}"
             )
         if self.valid.shape != self.grid.shape or self.valid.dtype != np.bool_:
-            raise ReadError(f"valid mask must be bool {self.grid.shape}, got {self.valid.dtype} {self.valid.shape}")
+            raise ReadError(
+                f"valid mask must be bool {self.grid.shape}, got {self.valid.dtype} {self.valid.shape}"
+            )
         for name in ("wavelengths_nm", "fwhm_nm", "good_bands"):
             value = getattr(self, name)
             if value is not None and value.shape != (bands,):
-                raise ReadError(f"{name} must have one entry for each of {bands} bands, got shape {value.shape}")
+                raise ReadError(
+                    f"{name} must have one entry for each of {bands} bands, got shape {value.shape}"
+                )
         if self.band_names and len(self.band_names) != bands:
             raise ReadError(f"{len(self.band_names)} band names for {bands} bands")
 

@@ -40,9 +40,13 @@ class Sensor:
         if self.psf.ndim != 2 or self.psf.shape[0] != self.psf.shape[1]:
             raise SolveError(f"sensor: the PSF must be square, got {tuple(self.psf.shape)}")
         if (self.psf.shape[0] - self.ratio) % 2:
-            raise SolveError(f"sensor: PSF size {self.psf.shape[0]} and ratio {self.ratio} must be of one parity")
+            raise SolveError(
+                f"sensor: PSF size {self.psf.shape[0]} and ratio {self.ratio} must be of one parity"
+            )
         if bool((self.psf < 0).any()) or abs(float(self.psf.sum()) - 1) > 1e-4:
-            raise SolveError(f"sensor: the PSF must be non-negative and sum to 1, it sums to {float(self.psf.sum()):g}")
+            raise SolveError(
+                f"sensor: the PSF must be non-negative and sum to 1, it sums to {float(self.psf.sum()):g}"
+            )
         if bool((self.srf < 0).any()) or self.offset.shape != (self.srf.shape[0],):
             raise SolveError("sensor: the SRF must be non-negative, with one offset for each guide band")
 
@@ -52,4 +56,6 @@ class Sensor:
         size = self.psf.shape[0]
         offsets = torch.arange(size, dtype=self.psf.dtype, device=self.psf.device) - (size - 1) / 2
         row, column = self.psf.sum(1), self.psf.sum(0)
-        return 2.3548 * float((row * offsets**2).sum()) ** 0.5, 2.3548 * float((column * offsets**2).sum()) ** 0.5
+        return 2.3548 * float((row * offsets**2).sum()) ** 0.5, 2.3548 * float(
+            (column * offsets**2).sum()
+        ) ** 0.5

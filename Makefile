@@ -1,0 +1,51 @@
+# Needs Python 3.11+ and make; every target sets up .venv by itself.
+#
+#   make demo        fuse the scene that ships; the report is out/demo_report.html
+#   make test        the test suite (real scenes: HSI_FUSE_DATA=folder)
+#   make check       ruff and mypy
+#   make benchmark   quality on simulated pairs (BENCHMARK="options of benchmarks.fusion")
+#
+# A smaller download, for machines without a GPU:
+#   make demo PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+
+PYTHON    ?= python3
+VENV      ?= .venv
+PIP_FLAGS ?=
+BENCHMARK ?=
+BIN       := $(VENV)/bin
+READY     := $(VENV)/.ready
+SCENE     := sample_scenes/village
+
+.PHONY: help demo test check benchmark clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+# torch first: resolved alone it is the pinned build, and nothing that depends on it can choose another
+$(READY): setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed (make PYTHON=python3.11 ...)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q $(PIP_FLAGS) -c constraints.txt torch
+	$(BIN)/python -m pip install -q $(PIP_FLAGS) -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(READY)
+	@mkdir -p out
+	$(BIN)/hsi-fuse run $(SCENE)/hsi.hdr $(SCENE)/guide.tif -o out/demo.tif --overwrite
+	@echo "The product: out/demo.tif; its report: $(CURDIR)/out/demo_report.html"
+
+# one thread a worker: two workers that both want all cores only wait for each other
+test: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(PYTEST_FLAGS)
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+benchmark: $(READY)
+	$(BIN)/python -m benchmarks.fusion $(BENCHMARK)
+
+clean:
+	rm -rf $(VENV) out

@@ -1,0 +1,1 @@
+"""Quality and speed of the methods on real scenes. Not installed."""

@@ -1,0 +1,110 @@
+"""What a person sees while a command works. All of it on stderr: stdout is for results."""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TextIO
+
+from hsi_fuse.errors import HsiFuseWarning
+
+OnStep = Callable[[str, int, int, float], None]  # as hsi_fuse.problem has it, without importing torch
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+@dataclass
+class State:
+    """What one invocation shares between its command and `main`."""
+
+    verbosity: int = 0
+    warned: list[str] = field(default_factory=list)
+
+
+def one_line(kind: str, message: str) -> None:
+    """Write `hsi-fuse: error: ...`, whatever line breaks the message holds."""
+    print(f"hsi-fuse: {kind}: {' '.join(message.split())}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def warnings_as_lines(state: State) -> Iterator[None]:
+    """Show each HsiFuseWarning once, as one line; those of other libraries only with -v."""
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        text = str(message)
+        ours = issubclass(category, HsiFuseWarning)
+        if text not in state.warned and (ours or state.verbosity > 0):
+            state.warned.append(text)
+            one_line("warning", text if ours else f"{category.__name__}: {text}")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", HsiFuseWarning)
+        warnings.showwarning = show
+        yield
+
+
+@contextmanager
+def progress(state: State) -> Iterator[OnStep]:
+    """A callback that shows progress: bars with an ETA on a terminal, else plain lines; nothing with -q."""
+    if state.verbosity < 0:
+        yield lambda what, step, total, score: None
+    elif sys.stderr.isatty():
+        with _bars() as on_step:
+            yield on_step
+    else:
+        yield Lines()
+
+
+@contextmanager
+def _bars() -> Iterator[OnStep]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description:<12}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[score]:>9}", markup=False),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def on_step(what: str, step: int, total: int, score: float) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total, score="")
+            bars.update(tasks[what], completed=step, total=total, score=_spell(score))
+
+        yield on_step
+
+
+class Lines:
+    """Progress as plain lines: when a step starts, when it ends, and now and then between."""
+
+    def __init__(self) -> None:
+        self.started = self.last = time.monotonic()
+        self.what = ""
+
+    def __call__(self, what: str, step: int, total: int, score: float) -> None:
+        """Tell of one step."""
+        now = time.monotonic()
+        if what == self.what and step < total and now - self.last < SECONDS_BETWEEN_LINES:
+            return
+        self.what, self.last = what, now
+        line = f"{now - self.started:7.1f} s  {what} {step}/{total}  {_spell(score)}"
+        print(line.rstrip(), file=sys.stderr, flush=True)
+
+
+def _spell(score: float) -> str:
+    return f"{score:.4g}" if score else ""  # steps that have no score say 0

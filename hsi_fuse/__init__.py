@@ -1,0 +1,51 @@
+"""hsi-fuse: sharpen a hyperspectral image with an unregistered high-resolution reference.
+
+from hsi_fuse import fuse, load_preset, open_guide, read_hsi, save
+
+result = fuse(read_hsi("scene.hdr"), open_guide("camera.tif"), load_preset("fast"), scale=4)
+save(result, "sharp.tif")
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from hsi_fuse.errors import HsiFuseError, HsiFuseWarning
+
+if TYPE_CHECKING:
+    from hsi_fuse.pipeline import FusionResult, fuse, plan
+    from hsi_fuse.preset import load_preset
+    from hsi_fuse.read import open_guide, read_hsi
+    from hsi_fuse.save import save
+
+__version__ = "0.1.0"
+
+# what the public names need (torch above all) is loaded on first use: `hsi-fuse --help` stays quick
+_HOMES = {
+    "FusionResult": "pipeline",
+    "fuse": "pipeline",
+    "plan": "pipeline",
+    "load_preset": "preset",
+    "open_guide": "read",
+    "read_hsi": "read",
+    "save": "save",
+}
+
+__all__ = [
+    "FusionResult",
+    "HsiFuseError",
+    "HsiFuseWarning",
+    "fuse",
+    "load_preset",
+    "open_guide",
+    "plan",
+    "read_hsi",
+    "save",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"hsi_fuse.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,192 @@
+"""The plots of the report as PNG data URIs, each for light and for dark pages.
+
+Colours are Okabe and Ito's, which the colour-blind tell apart; line styles repeat what colours say.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+
+from hsi_fuse.pictures import Image, Spectrum
+
+LIGHT = {
+    "ink": "#333333", "grid": "#dddddd", "product": "#0072B2", "plain": "#D55E00",
+    "cycle": ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"),
+}  # fmt: skip
+DARK = {
+    "ink": "#dddddd", "grid": "#444444", "product": "#56B4E9", "plain": "#E69F00",
+    "cycle": ("#56B4E9", "#E69F00", "#2BD4A5", "#E5A3C8", "#F0E442", "#A5D8FF", "#ffffff"),
+}  # fmt: skip
+STYLES = ("-", "--", "-.", ":")
+
+Theme = Mapping[str, Any]
+Plot = Mapping[str, str]  # {"light": data URI, "dark": data URI, "width": pixels on the page}
+
+
+def both(draw: Callable[[Figure, Theme], None], width: float, height: float) -> Plot:
+    """Draw once for each theme; width and height in inches of 100 page pixels, drawn half as fine again."""
+    plots = {"width": f"{100 * width:.0f}"}
+    for name, theme in (("light", LIGHT), ("dark", DARK)):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        draw(figure, theme)
+        for axes in figure.axes:
+            _paint(axes, theme)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=150, transparent=True, metadata={"Software": None})
+        plots[name] = _uri("png", buffer.getvalue())
+    return plots
+
+
+def picture_uri(image: Image, *, exact: bool = False) -> str:
+    """An (H, W, 3) picture as data URI: JPEG, or PNG where pixels are looked at."""
+    buffer = io.BytesIO()
+    if exact:
+        Pillow.fromarray(image).save(buffer, "PNG", optimize=True)
+    else:
+        Pillow.fromarray(image).save(buffer, "JPEG", quality=88)
+    return _uri("png" if exact else "jpeg", buffer.getvalue())
+
+
+def spectra_plot(spectra: Sequence[Spectrum], wavelengths_nm: Sequence[float] | None) -> Plot:
+    """One panel a pixel: interpolation dashed, product solid."""
+
+    def draw(figure: Figure, theme: Theme) -> None:
+        panels = figure.subplots(1, len(spectra), squeeze=False, sharey=True)[0]
+        for axes, spectrum in zip(panels, spectra, strict=True):
+            for values, name, key, style in (
+                (spectrum.before, "interpolation", "plain", "--"),
+                (spectrum.after, "product", "product", "-"),
+            ):
+                axes.plot(
+                    *_by_wavelength(wavelengths_nm, values), style, color=theme[key], lw=1.3, label=name
+                )
+            axes.set_title(f"{spectrum.name}: row {spectrum.row}, column {spectrum.column}", fontsize=9)
+            axes.set_xlabel(_axis_name(wavelengths_nm))
+        panels[0].legend(fontsize=8, frameon=False, labelcolor=theme["ink"])
+        panels[0].set_ylabel("value")
+
+    return both(draw, 2.6 * max(len(spectra), 1), 2.5)
+
+
+def srf_plot(srf: Sequence[Sequence[float]], wavelengths_nm: Sequence[float] | None) -> Plot:
+    """The learned spectral responses, each divided by its peak."""
+
+    def draw(figure: Figure, theme: Theme) -> None:
+        axes = figure.subplots()
+        for i, row in enumerate(np.asarray(srf, float)):
+            x, y = _by_wavelength(wavelengths_nm, row / max(row.max(), 1e-30))
+            colour, style = theme["cycle"][i % len(theme["cycle"])], STYLES[i // 2 % len(STYLES)]
+            axes.plot(x, y, style, color=colour, lw=1.5, label=f"band {i + 1}")
+        shown = min(len(srf), 5)
+        figure.legend(
+            loc="outside upper center", fontsize=8, frameon=False, labelcolor=theme["ink"], ncols=shown
+        )
+        axes.set_xlabel(_axis_name(wavelengths_nm))
+        axes.set_ylabel("response / peak")
+
+    return both(draw, 5.2, 3.0)
+
+
+def psf_plot(psf: Sequence[Sequence[float]], ratio: int) -> Plot:
+    """The learned PSF with the outline of one HSI pixel."""
+
+    def draw(figure: Figure, theme: Theme) -> None:
+        axes = figure.subplots()
+        values = np.asarray(psf, float)
+        reach = values.shape[0] / 2
+        shown = axes.imshow(values, cmap="cividis", extent=(-reach, reach, reach, -reach))
+        edge = np.array([-1, 1, 1, -1, -1]) * ratio / 2
+        axes.plot(edge, np.roll(edge, 1)[[0, 1, 2, 3, 0]], color="white", lw=1.2, ls="--")
+        axes.set_xlabel("fine pixels (dashed: one input pixel)")
+        _colour_bar(figure, shown, axes, theme, "weight")
+
+    return both(draw, 3.6, 3.0)
+
+
+def sam_plot(sam_map: NDArray[np.float32]) -> Plot:
+    """The map of spectral angles, its colours ending at the 98th percentile."""
+
+    def draw(figure: Figure, theme: Theme) -> None:
+        axes = figure.subplots()
+        found = sam_map[np.isfinite(sam_map)]
+        top = float(np.percentile(found, 98)) if found.size else 1.0
+        shown = axes.imshow(sam_map, cmap="cividis", vmin=0, vmax=max(top, 1e-6), interpolation="nearest")
+        axes.set_xlabel("input pixels (columns)")
+        axes.set_ylabel("rows")
+        _colour_bar(figure, shown, axes, theme, "degrees")
+
+    rows, columns = sam_map.shape
+    return both(draw, 5.0, float(np.clip(5.0 * rows / columns, 2.0, 6.5)))
+
+
+def bands_plot(fidelity: Mapping[str, Mapping[str, Any]], wavelengths_nm: Sequence[float] | None) -> Plot:
+    """Per-band RMSE, relative bias and correlation of both methods, degraded, against the input."""
+    rows = (("rmse", "RMSE", 1.0), ("relative_bias", "bias / mean (%)", 100.0), ("cc", "correlation", 1.0))
+
+    def draw(figure: Figure, theme: Theme) -> None:
+        for axes, (key, label, factor) in zip(figure.subplots(1, 3), rows, strict=True):
+            for name, colour, style in (("interpolation", "plain", "--"), ("product", "product", "-")):
+                values = np.array(fidelity[name]["bands"][key], float) * factor
+                axes.plot(
+                    *_by_wavelength(wavelengths_nm, values), style, color=theme[colour], lw=1.3, label=name
+                )
+            axes.set_title(label, fontsize=9)
+            axes.set_xlabel(_axis_name(wavelengths_nm))
+        figure.axes[0].legend(fontsize=8, frameon=False, labelcolor=theme["ink"])
+
+    return both(draw, 10.0, 2.6)
+
+
+def _by_wavelength(
+    wavelengths_nm: Sequence[float] | None, values: NDArray[Any]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Abscissa and values in order; a NaN breaks the line where bands are missing."""
+    y = np.asarray(values, float)
+    if wavelengths_nm is None:
+        return np.arange(1, y.size + 1, dtype=float), y
+    x = np.asarray(wavelengths_nm, float)
+    order = np.argsort(x, kind="stable")
+    x, y = x[order], y[order]
+    gaps = np.diff(x)
+    if gaps.size:
+        breaks = np.flatnonzero(gaps > 4 * np.median(gaps)) + 1
+        x, y = np.insert(x, breaks, x[breaks - 1]), np.insert(y, breaks, np.nan)
+    return x, y
+
+
+def _axis_name(wavelengths_nm: Sequence[float] | None) -> str:
+    return "band" if wavelengths_nm is None else "wavelength (nm)"
+
+
+def _colour_bar(figure: Figure, shown: Any, axes: Any, theme: Theme, label: str) -> None:
+    bar = figure.colorbar(shown, ax=axes, shrink=0.9)
+    bar.set_label(label, color=theme["ink"], fontsize=8)
+
+
+def _paint(axes: Any, theme: Theme) -> None:
+    """Bring axes to the page's colours."""
+    for item in (axes.title, axes.xaxis.label, axes.yaxis.label):
+        item.set_color(theme["ink"])
+    axes.xaxis.label.set_size(8)
+    axes.yaxis.label.set_size(8)
+    axes.tick_params(colors=theme["ink"], labelsize=8)
+    for side, spine in axes.spines.items():
+        spine.set_color(theme["ink"])
+        spine.set_visible(side in ("left", "bottom") or bool(axes.images))
+    if not axes.images and axes.get_label() != "<colorbar>":
+        axes.grid(color=theme["grid"], lw=0.6)
+        axes.set_axisbelow(True)
+
+
+def _uri(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"

@@ -1,0 +1,227 @@
+"""Source: an image file and what it says about itself, whatever its format."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.windows import Window
+
+from hsi_fuse.errors import HsiFuseWarning, ReadError
+from hsi_fuse.grid import Grid
+
+# No instrument measures this; writers of "no data" such as -3.4e38 or -1.23e34 lose digits in headers.
+IMPOSSIBLE = 1e30
+
+Flags = NDArray[np.bool_]
+Numbers = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """What a file says about its bands; every part may be missing.
+
+    Attributes
+    ----------
+    wavelengths_nm, fwhm_nm : ndarray (band,), float64, or None
+    flagged_good : ndarray (band,), bool, or None
+        The file's own list of good bands (bbl).
+    """
+
+    wavelengths_nm: Numbers | None = None
+    fwhm_nm: Numbers | None = None
+    flagged_good: Flags | None = None
+
+    def take(self, keep: NDArray[np.int64]) -> Spectrum:
+        """What it says about some of the bands (0-based)."""
+        return Spectrum(
+            None if self.wavelengths_nm is None else self.wavelengths_nm[keep],
+            None if self.fwhm_nm is None else self.fwhm_nm[keep],
+            None if self.flagged_good is None else self.flagged_good[keep],
+        )
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the pixels are and how to turn stored numbers into physical ones.
+
+    Attributes
+    ----------
+    path : Path
+        The file with the pixels.
+    driver : str or None
+        GDAL driver that must open it; None: any.
+    grid : Grid
+    indexes : tuple of int
+        1-based bands of the file that are measurements (not alpha), in file order.
+    dtype : str
+        Smallest numpy type that holds every band's stored numbers.
+    scale, offset : ndarray (band,), float64
+        value = stored * scale + offset.
+    nodata : tuple of float or None (band,)
+        Stored number that marks "no data".
+    alpha : int or None
+        1-based band that is 0 where there is no data.
+    spectrum : Spectrum
+    names : tuple of str (band,) or ()
+    tags : mapping
+    """
+
+    path: Path
+    driver: str | None
+    grid: Grid
+    indexes: tuple[int, ...]
+    dtype: str
+    scale: Numbers
+    offset: Numbers
+    nodata: tuple[float | None, ...]
+    alpha: int | None = None
+    spectrum: Spectrum = Spectrum()
+    names: tuple[str, ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+def warn(message: str) -> None:
+    """Tell the analyst; the report repeats it."""
+    warnings.warn(message, HsiFuseWarning, stacklevel=3)
+
+
+@contextmanager
+def opened(path: Path, driver: str | None = None, *, sidecar: bool = False) -> Iterator[Any]:
+    """Open a raster, by default blind to an `.aux.xml` beside it (it may contradict the file itself)."""
+    options = {"driver": driver} if driver else {}
+    try:
+        with warnings.catch_warnings(), rasterio.Env(GDAL_PAM_ENABLED="YES" if sidecar else "NO"):
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)  # the grid says so by itself
+            with rasterio.open(path, **options) as dataset:
+                yield dataset
+    except RasterioError as error:
+        raise ReadError(
+            f"cannot read {path}: {error}. Is it a complete raster that GDAL knows (gdalinfo)?"
+        ) from error
+
+
+def grid_of(dataset: Any) -> Grid:
+    """The grid of an open dataset. Ground control points alone do not make one: CRS None, pixel units.
+
+    A local CRS ("Arbitrary" in ENVI) cannot be related to any other, so it counts as none.
+    """
+    crs = dataset.crs
+    known = crs is not None and (crs.is_projected or crs.is_geographic)
+    return Grid(crs if known else None, dataset.transform, dataset.width, dataset.height)
+
+
+def measured_bands(dataset: Any) -> tuple[tuple[int, ...], int | None]:
+    """The 1-based bands that hold measurements, and the alpha band or None.
+
+    TIFF writers call the fourth band of a byte image alpha even when it is near infrared, so a band
+    counts as alpha only when it looks like a mask: nearly all of it fully on or fully off.
+    """
+    alphas = [i for i, c in zip(dataset.indexes, dataset.colorinterp, strict=True) if c == ColorInterp.alpha]
+    alpha = alphas[0] if alphas and dataset.count > 1 else None
+    if alpha is not None and not _looks_like_mask(dataset, alpha):
+        warn(
+            f"{dataset.name}: band {alpha} is labelled alpha but holds measurements; it is used as a band. "
+            "Correct its colour interpretation if it is a mask."
+        )
+        alpha = None
+    return tuple(i for i in dataset.indexes if i != alpha), alpha
+
+
+def _looks_like_mask(dataset: Any, band: int, side: int = 128, grey_allowed: float = 0.05) -> bool:
+    """Judged from nine windows, since the file may be far larger than memory."""
+    samples = []
+    for fy in (0.0, 0.5, 1.0):
+        for fx in (0.0, 0.5, 1.0):
+            height, width = min(side, dataset.height), min(side, dataset.width)
+            top, left = int(fy * (dataset.height - height)), int(fx * (dataset.width - width))
+            samples.append(dataset.read(band, window=Window(left, top, width, height)).ravel())
+    stored = np.concatenate(samples)
+    on = np.iinfo(stored.dtype).max if stored.dtype.kind in "iu" else 1.0
+    return float(np.mean((stored != 0) & (stored != on) & (stored != stored.max()))) <= grey_allowed
+
+
+def marks_missing(stored: NDArray[Any], nodata: float | None) -> Flags:
+    """Where stored numbers say "no data": equal to nodata (in their own precision), not finite, or absurd."""
+    if stored.dtype.kind != "f":
+        if nodata is None or not np.isfinite(nodata) or nodata != int(nodata):
+            return np.zeros(stored.shape, bool)
+        limits = np.iinfo(stored.dtype)
+        inside = limits.min <= int(nodata) <= limits.max
+        return stored == stored.dtype.type(int(nodata)) if inside else np.zeros(stored.shape, bool)
+    missing: Flags = ~(np.abs(stored) < IMPOSSIBLE)  # NaN compares false, so it is missing too
+    if nodata is not None and abs(nodata) < IMPOSSIBLE:
+        missing |= stored == stored.dtype.type(nodata)
+    return missing
+
+
+def read_values(
+    dataset: Any, source: Source, window: Window, *, saturated: bool = False
+) -> NDArray[np.float32]:
+    """Physical values of a window, NaN where the file has none.
+
+    A stored 0 (and, with `saturated`, 255 in 8-bit files) declared as nodata in an integer file is also
+    what a dark (bright) pixel reads in a single band. There, a pixel is missing only where every band
+    says so; any other nodata number counts in each band by itself.
+
+    Parameters
+    ----------
+    dataset : rasterio dataset
+        `source.path`, open.
+    window : Window
+        Must lie inside the file.
+
+    Returns
+    -------
+    values : ndarray (band, y, x), float32
+    """
+    shape = (len(source.indexes), int(window.height), int(window.width))
+    values = np.empty(shape, np.float32)
+    missing = np.empty(shape, bool)
+    stored = dataset.read(source.indexes, window=window)  # one call: pixel-interleaved files are read once
+    for k, nodata in enumerate(source.nodata):
+        missing[k] = marks_missing(stored[k], nodata)
+        with np.errstate(over="ignore", invalid="ignore"):
+            values[k] = stored[k] * source.scale[k] + source.offset[k]
+    doubtful = np.array([_is_reading(n, source.dtype, saturated) for n in source.nodata])
+    if doubtful.any():
+        asked = source.spectrum.flagged_good  # what flagged bands hold says nothing about the pixel
+        missing[doubtful] = missing[slice(None) if asked is None or not asked.any() else asked].all(axis=0)
+    missing |= _masked(dataset, source, window)
+    values[missing] = np.nan
+    return values
+
+
+def _is_reading(nodata: float | None, dtype: str, saturated: bool) -> bool:
+    if nodata is None or np.dtype(dtype).kind not in "iu":
+        return False
+    return nodata == 0 or (saturated and dtype == "uint8" and nodata == 255)
+
+
+def _masked(dataset: Any, source: Source, window: Window) -> Flags:
+    """Missing by alpha or by a mask stored with the file; broadcasts to (band, y, x)."""
+    missing: Flags = np.zeros((1, int(window.height), int(window.width)), bool)
+    if source.alpha is not None:
+        missing |= dataset.read(source.alpha, window=window) == 0
+    own = [i for i in source.indexes if not set(dataset.mask_flag_enums[i - 1]) & _NO_STORED_MASK]
+    if not own:
+        return missing
+    if MaskFlags.per_dataset in dataset.mask_flag_enums[own[0] - 1]:
+        return missing | (dataset.read_masks(own[0], window=window) == 0)
+    per_band = [
+        dataset.read_masks(i, window=window) == 0 if i in own else np.zeros(missing.shape[1:], bool)
+        for i in source.indexes
+    ]
+    return missing | np.stack(per_band)
+
+
+_NO_STORED_MASK = {MaskFlags.all_valid, MaskFlags.nodata, MaskFlags.alpha}

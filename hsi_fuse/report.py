@@ -1,0 +1,160 @@
+"""The quality report: one HTML file that opens offline and shows the numbers of `assess`, none of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from hsi_fuse import plots
+from hsi_fuse.assess import Quality, plain
+from hsi_fuse.pictures import Pictures, composite, take_pictures
+
+__all__ = ["Pictures", "composite", "render", "take_pictures"]
+
+METHODS = {
+    "product": "This product",
+    "interpolation": "Interpolation (bicubic)",
+    "map": "Linear fusion (MAP)",
+}
+
+
+def render(
+    quality: Quality,
+    pictures: Pictures,
+    *,
+    title: str,
+    provenance: Mapping[str, Any] | None = None,
+) -> str:
+    """The report as HTML text.
+
+    Nothing in it depends on the clock: what should be dated goes into `provenance`.
+
+    Parameters
+    ----------
+    quality : Quality
+        From `assess`.
+    pictures : Pictures
+        From `take_pictures`.
+    title : str
+        Usually the names of the two inputs.
+    provenance : mapping
+        Inputs, preset, versions, seed, times: shown as a table, nested mappings flattened.
+    """
+    figures = quality.figures
+    wavelengths = figures["scene"]["wavelengths_nm"]
+    consistency = figures["consistency"]
+    drawn = {
+        "srf": plots.srf_plot(figures["sensor"]["srf"], wavelengths),
+        "psf": plots.psf_plot(figures["sensor"]["psf"], figures["scene"]["ratio"]),
+        "sam": plots.sam_plot(quality.maps["sam_deg"]),
+        "bands": plots.bands_plot(consistency["learned_psf"], wavelengths),
+    }
+    if pictures.spectra:
+        drawn["spectra"] = plots.spectra_plot(pictures.spectra, wavelengths)
+    height, width = pictures.size
+    zooms = [
+        {
+            "name": zoom.name,
+            "row": zoom.row,
+            "column": zoom.column,
+            "size": zoom.size,
+            "box": _percent(zoom.column / width, zoom.row / height, zoom.size / width, zoom.size / height),
+            "images": [
+                (label, plots.picture_uri(image, exact=True))
+                for label, image in (
+                    ("interpolation", zoom.before),
+                    ("product", zoom.after),
+                    ("reference", zoom.reference),
+                )
+            ],
+        }
+        for zoom in pictures.zooms
+    ]
+    marks = [
+        {"name": s.name, "at": _percent((s.column + 0.5) / width, (s.row + 0.5) / height)}
+        for s in pictures.spectra
+    ]
+    page = _environment().get_template("report.html")
+    return page.render(
+        title=title,
+        q=figures,
+        methods=METHODS,
+        composite_bands=_band_names(pictures.bands, wavelengths),
+        before=plots.picture_uri(pictures.before),
+        after=plots.picture_uri(pictures.after),
+        shape=pictures.before.shape,
+        zooms=zooms,
+        marks=marks,
+        plots=drawn,
+        registration=_flat(figures["registration"]),
+        stages=[
+            {"name": s.get("name", i + 1), "kept": s.get("kept"), "rows": _flat(s, without=("name", "kept"))}
+            for i, s in enumerate(figures["stages"])
+        ],
+        provenance=_flat(plain(provenance or {})),
+    )
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("hsi_fuse", "."),
+        autoescape=select_autoescape(default=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["figure"] = _figure
+    environment.filters["middle"] = _middle
+    return environment
+
+
+def _figure(value: Any, digits: int = 3) -> str:
+    """A number for people: three significant digits, a dash where there is none."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}".replace(",", "\u202f")
+    if isinstance(value, float):
+        text = f"{value:.{digits}g}"
+        return f"{value:.0f}" if "e+" in text and abs(value) < 1e9 else text
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(_figure(v, digits) for v in value)
+    return str(value)
+
+
+def _middle(values: Sequence[float | None]) -> float | None:
+    """The median of the sizes of what is there."""
+    sizes = sorted(abs(v) for v in values if v is not None)
+    return sizes[len(sizes) // 2] if sizes else None
+
+
+def _flat(mapping: Mapping[str, Any], prefix: str = "", without: Sequence[str] = ()) -> list[tuple[str, str]]:
+    """Rows (name, text) of a nested mapping; long lists are told by their length."""
+    rows = []
+    for key, value in mapping.items():
+        if key in without:
+            continue
+        name = f"{prefix}{key}".replace("_", " ")
+        if isinstance(value, Mapping):
+            rows += _flat(value, f"{prefix}{key} › ")
+        elif isinstance(value, list) and (
+            len(value) > 12 or any(isinstance(v, list | Mapping) for v in value)
+        ):
+            rows.append((name, f"{len(value)} entries (in quality.json)"))
+        else:
+            rows.append((name, _figure(value, 4)))
+    return rows
+
+
+def _band_names(bands: Sequence[int], wavelengths_nm: Sequence[float] | None) -> str:
+    if wavelengths_nm is None:
+        return "bands " + ", ".join(str(b + 1) for b in bands)
+    return ", ".join(f"{wavelengths_nm[b]:.0f}" for b in bands) + " nm"
+
+
+def _percent(*shares: float) -> list[str]:
+    return [f"{100 * share:.3f}%" for share in shares]

@@ -1,0 +1,307 @@
+"""Learn the sensors from the scene: the HSI's PSF and the guide's SRF, blind.
+
+Both come from one linear statement: the guide blurred by the true PSF is a linear function of the HSI.
+For the PSF no SRF is needed yet: for each trial PSF the best linear map from the HSI's subspace to the
+blurred guide is found in closed form and what it leaves unexplained is minimised. The SRF then is a
+non-negative, smooth least-squares fit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from scipy.optimize import minimize, nnls
+from scipy.stats import chi2
+from torch import Tensor
+
+from hsi_fuse.errors import AlignmentError
+from hsi_fuse.physics import blur_down, gaussian_psf
+from hsi_fuse.sensor import Sensor
+from hsi_fuse.subspace import estimate_noise, fill_nearest, fit_subspace
+
+Array = NDArray[np.float64]
+ROBUST_ROUNDS = 4
+TUKEY = 4.7
+"""Tukey's biweight constant in standard deviations: 95 % efficient on Gaussian residuals."""
+
+
+@dataclass(frozen=True)
+class SenseOptions:
+    """How the sensor model is learned.
+
+    Attributes
+    ----------
+    psf_fwhm_hsi_px : pair of float
+        Range in which the PSF's full width at half maximum is sought, in HSI pixels.
+    dimensions : int
+        Size of the HSI subspace that explains the guide while the PSF is sought.
+    folds : int
+        Spatial folds that choose the SRF's smoothness.
+    crop_hsi_px : int
+        The sensors are learned on a central window of at most this many HSI pixels a side.
+    """
+
+    psf_fwhm_hsi_px: tuple[float, float] = (0.15, 3.0)
+    dimensions: int = 10
+    folds: int = 4
+    crop_hsi_px: int = 192
+
+
+@dataclass(frozen=True)
+class Sensed:
+    """A sensor and how well it explains the pair.
+
+    Attributes
+    ----------
+    sensor : Sensor
+    guide_noise : Tensor (m,)
+        Standard deviation of the guide about the sensor model: noise and model error.
+    """
+
+    sensor: Sensor
+    guide_noise: Tensor
+
+
+def sense(
+    hsi: Tensor,
+    hsi_weight: Tensor,
+    guide: Tensor,
+    guide_weight: Tensor,
+    ratio: int,
+    options: SenseOptions | None = None,
+) -> Sensed:
+    """Estimate SRF, radiometric offset and PSF of a registered pair.
+
+    Parameters
+    ----------
+    hsi : Tensor (n, h, w)
+    hsi_weight : Tensor (h, w)
+    guide : Tensor (m, ratio h, ratio w)
+    guide_weight : Tensor (ratio h, ratio w)
+    ratio : int
+    options : SenseOptions, optional
+
+    Raises
+    ------
+    AlignmentError
+        Fewer than 3 (dimensions + 1) HSI pixels lie fully under the guide.
+    """
+    options = options or SenseOptions()
+    hsi, hsi_weight, guide, guide_weight = _window(
+        hsi, hsi_weight, guide, guide_weight, ratio, options.crop_hsi_px
+    )
+    noise = estimate_noise(hsi, hsi_weight)
+    guide = fill_nearest(guide, guide_weight)
+    subspace = fit_subspace(hsi, hsi_weight, noise, options.dimensions)
+    low = subspace.project(hsi)
+    psf, shape = _fit_psf(low, hsi_weight, guide, guide_weight, ratio, options)
+
+    support = supported(guide_weight, hsi_weight, psf, ratio)
+    seen = blur_down(guide, psf, ratio)[:, support].double().cpu().numpy()  # (m, N)
+    spectra = (torch.tensordot(subspace.basis, low, 1) + subspace.mean[:, None, None])[:, support]
+    srf, offset, left, smoothness = _fit_srf(
+        spectra.double().cpu().numpy(), seen, _folds(support, options.folds), noise.double().cpu().numpy()
+    )
+    fine = _pixel_noise(guide, guide_weight)
+    hsi_part = (srf**2) @ noise.double().cpu().numpy() ** 2
+    guide_noise = np.sqrt(np.maximum(left**2 - hsi_part, fine**2))
+    variance = seen.var(1)
+    found: dict[str, object] = {
+        **shape,
+        "hsi_pixels": int(support.sum()),
+        "srf_smoothness": smoothness,
+        "srf_explained": [float(v) for v in 1 - left**2 / np.maximum(variance, 1e-30)],
+        "gain": [float(v) for v in srf.sum(1)],
+        "offset": [float(v) for v in offset],
+    }
+    like = {"dtype": hsi.dtype, "device": hsi.device}
+    sensor = Sensor(torch.tensor(srf, **like), torch.tensor(offset, **like), psf, ratio, found)  # type: ignore[arg-type]
+    return Sensed(sensor, torch.tensor(guide_noise, **like))  # type: ignore[arg-type]
+
+
+def supported(guide_weight: Tensor, hsi_weight: Tensor, psf: Tensor, ratio: int) -> Tensor:
+    """HSI pixels (h, w) that are valid and whose whole PSF lies where the guide is: bool."""
+    covered = blur_down(guide_weight[None], psf, ratio)[0]
+    return (covered > 0.99) & (hsi_weight > 0)
+
+
+def _window(
+    hsi: Tensor, hsi_weight: Tensor, guide: Tensor, guide_weight: Tensor, ratio: int, most: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Central window of the overlap, at most `most` HSI pixels a side."""
+    both = (
+        blur_down(guide_weight[None], torch.ones_like(guide_weight[:ratio, :ratio]) / ratio**2, ratio)[0] > 0
+    ) & (hsi_weight > 0)
+    spans = []
+    for axis in (1, 0):
+        line = torch.nonzero(both.any(axis))[:, 0]
+        first, last = (int(line.min()), int(line.max()) + 1) if len(line) else (0, both.shape[1 - axis])
+        if last - first > most:
+            first = (first + last - most) // 2
+            last = first + most
+        spans.append((first, last))
+    (r0, r1), (c0, c1) = spans
+    fine = (slice(r0 * ratio, r1 * ratio), slice(c0 * ratio, c1 * ratio))
+    return hsi[:, r0:r1, c0:c1], hsi_weight[r0:r1, c0:c1], guide[(slice(None), *fine)], guide_weight[fine]
+
+
+def _unexplained(design: Tensor, seen: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Weighted regression of `seen` (m, N) on `design` (p, N): (residual (m, N), fraction of variance left (m,))."""
+    weighted = design * weight
+    gram = weighted @ design.T
+    gram = gram + 1e-10 * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    residual = seen - torch.linalg.solve(gram, weighted @ seen.T).T @ design
+    mean = (seen * weight).sum(1, keepdim=True) / weight.sum()
+    total = ((seen - mean) ** 2 * weight).sum(1)
+    return residual, (residual**2 * weight).sum(1) / total.clamp_min(1e-30)
+
+
+def tukey(residual: Tensor) -> Tensor:
+    """Tukey's biweight of residuals (m, N), the worst band of each pixel: (N,)."""
+    scale = 1.4826 * residual.abs().median(1, keepdim=True).values
+    u = (residual / (TUKEY * scale).clamp_min(1e-30)).abs().amax(0)
+    return (1 - u.clamp_max(1) ** 2) ** 2
+
+
+def _fit_psf(
+    low: Tensor, hsi_weight: Tensor, guide: Tensor, guide_weight: Tensor, ratio: int, options: SenseOptions
+) -> tuple[Tensor, dict[str, object]]:
+    """An anisotropic Gaussian PSF by variable projection over its two widths and its angle."""
+    smallest, largest = (f * ratio for f in options.psf_fwhm_hsi_px)
+    # HSI pixels that no trial PSF takes off the guide, unless that leaves too few
+    for reach in (largest / 1.5, ratio):
+        support = supported(guide_weight, hsi_weight, gaussian_psf(ratio, reach), ratio)
+        if int(support.sum()) >= 400:
+            break
+    needed = 3 * (low.shape[0] + 1)
+    if int(support.sum()) < needed:
+        raise AlignmentError(
+            f"only {int(support.sum())} HSI pixels lie fully under the reference, learning the sensors needs {needed}: "
+            "use a reference that covers more of the scene"
+        )
+    design = torch.cat([torch.ones_like(low[:1]), low])[:, support].double()
+    weight = torch.ones(design.shape[1], dtype=torch.float64, device=low.device)
+
+    def kernel(theta: Array) -> Tensor:
+        """theta: log of the geometric mean FWHM, then the log-aspect vector (cos 2a, sin 2a) as in an ellipse."""
+        aspect = min(float(np.hypot(theta[1], theta[2])), 1.0)
+        mean = float(np.exp(np.clip(theta[0], np.log(smallest), np.log(largest))))
+        angle = 0.5 * float(np.arctan2(theta[2], theta[1]))
+        fwhm = max(mean * np.exp(aspect), 0.1), max(mean * np.exp(-aspect), 0.1)
+        return gaussian_psf(ratio, *fwhm, angle=angle).to(low)
+
+    def cost(theta: Array) -> float:
+        seen = blur_down(guide, kernel(theta), ratio)[:, support].double()
+        left = _unexplained(design, seen, weight)[1]
+        ridge = 1e-3 * float(theta[1] ** 2 + theta[2] ** 2)  # round, where the data does not say
+        return float(left.clamp_min(1e-12).log().mean()) + ridge
+
+    widths = np.geomspace(smallest, largest, 15)
+    theta = np.zeros(3)
+    for _ in range(2):
+        start = min((np.array([np.log(w), *theta[1:]]) for w in widths), key=cost)
+        simplex = np.stack([start, *(start + d for d in (np.diag([0.1, 0.1, 0.1])))])
+        theta = minimize(
+            cost,
+            start,
+            method="Nelder-Mead",
+            options={"initial_simplex": simplex, "xatol": 2e-3, "fatol": 1e-5, "maxfev": 120},
+        ).x
+        seen = blur_down(guide, kernel(theta), ratio)[:, support].double()
+        for _ in range(ROBUST_ROUNDS):
+            residual, left = _unexplained(design, seen, weight)
+            weight = tukey(residual)
+        widths = np.exp(theta[0]) * np.geomspace(0.7, 1.4, 7)
+    psf = kernel(theta)
+    rim = [abs(float(np.exp(theta[0])) / edge - 1) < 0.02 for edge in (smallest, largest)]
+    return psf, {
+        "psf": "anisotropic Gaussian, fitted",
+        "psf_at_limit": any(rim),
+        "psf_unexplained": [float(v) for v in left],
+        "outlier_fraction": float((weight < 0.01).double().mean()),
+    }
+
+
+def _folds(support: Tensor, folds: int) -> NDArray[np.int64]:
+    """Spatial fold (strips of rows) of each supported HSI pixel."""
+    rows = torch.nonzero(support)[:, 0].cpu().numpy()
+    order = np.argsort(rows, kind="stable")
+    fold = np.empty(len(rows), np.int64)
+    fold[order] = np.arange(len(rows)) * folds // max(len(rows), 1)
+    return fold
+
+
+def _fit_srf(
+    spectra: Array, seen: Array, fold: NDArray[np.int64], noise: Array
+) -> tuple[Array, Array, Array, list[float]]:
+    """Non-negative, smooth SRF with offset, robust: (srf (m, n), offset (m,), residual std (m,), smoothness (m,)).
+
+    Minimises sum_i w_i (y_i - r x_i - o)^2 + smoothness |second differences of r|^2 subject to r >= 0. The
+    smoothness is chosen for each guide band by spatial cross-validation, the weights w are Tukey's.
+    """
+    n, count = spectra.shape
+    scale = max(float(spectra.std()), 1e-30)
+    second = np.diff(np.eye(n), 2, axis=0) if n > 2 else np.zeros((0, n))
+    penalty = second.T @ second
+    srf, offset = np.zeros((len(seen), n)), np.zeros(len(seen))
+    left, chosen = np.zeros(len(seen)), []
+    grid = np.geomspace(1e-6, 1e2, 9)
+    for band, y in enumerate(seen):
+        weight = np.ones(count)
+
+        def solve(keep: Array, smoothness: float, y: Array = y) -> tuple[Array, float]:
+            total = keep.sum()
+            mean_x, mean_y = spectra @ keep / total, float(y @ keep / total)
+            centred = (spectra - mean_x[:, None]) / scale
+            gram = (centred * keep) @ centred.T / total + np.diag((noise / scale) ** 2) * 1e-3
+            cross = (centred * keep) @ (y - mean_y) / total
+            level = gram.trace() / n
+            system = gram + level * (smoothness * penalty + 1e-7 * np.eye(n))
+            factor = np.linalg.cholesky(system)
+            r = nnls(factor.T, np.linalg.solve(factor, cross), maxiter=30 * n)[0] / scale
+            return r, mean_y - float(r @ mean_x)
+
+        def held_out(smoothness: float, y: Array = y, weight: Array = weight) -> float:
+            error = 0.0
+            for k in range(int(fold.max()) + 1):
+                inside = fold == k
+                r, o = solve(weight * ~inside, smoothness)
+                error += float((weight[inside] * (y[inside] - r @ spectra[:, inside] - o) ** 2).sum())
+            return error
+
+        r, o = solve(weight, grid[4])
+        for _ in range(ROBUST_ROUNDS):
+            weight = tukey(torch.from_numpy((y - r @ spectra - o)[None])).numpy()
+            r, o = solve(weight, grid[4])
+        scores = [held_out(s, weight=weight) for s in grid]
+        best = int(np.argmin(scores))
+        # the smoothest within a hair of the best: equal evidence, simpler curve
+        best = max(i for i, s in enumerate(scores) if s <= 1.01 * scores[best])
+        r, o = solve(weight, grid[best])
+        srf[band], offset[band] = r, o
+        residual = y - r @ spectra - o
+        left[band] = np.sqrt(float((weight * residual**2).sum() / weight.sum()))
+        chosen.append(float(grid[best]))
+    return srf, offset, left, chosen
+
+
+def _pixel_noise(guide: Tensor, weight: Tensor, block: int = 8) -> Array:
+    """White-noise level of each guide band (m,), from its flattest blocks.
+
+    The mixed second difference removes planes; the 10th percentile of its spread over blocks is taken, and
+    divided by what that percentile is for pure noise (chi-square), since texture only ever adds.
+    """
+    diagonal = (guide[:, :-1, :-1] - guide[:, 1:, :-1] - guide[:, :-1, 1:] + guide[:, 1:, 1:]) / 2
+    inside = (
+        (weight[:-1, :-1] > 0) & (weight[1:, 1:] > 0) & (weight[1:, :-1] > 0) & (weight[:-1, 1:] > 0)
+    ).to(guide)
+    power = F.avg_pool2d((diagonal**2 * inside)[:, None], block)[:, 0]
+    whole = F.avg_pool2d(inside[None, None], block)[0, 0] > 0.999
+    if not bool(whole.any()):
+        return np.zeros(len(guide))
+    lowest = chi2.ppf(0.1, block**2) / block**2
+    return (torch.quantile(power[:, whole].double(), 0.1, dim=1) / lowest).sqrt().cpu().numpy()

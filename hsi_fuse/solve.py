@@ -1,0 +1,346 @@
+"""Solvers of the linear model: the regression prior and the MAP estimate in a subspace.
+
+All work on coefficients of a noise-whitened subspace, so HSI noise is white with unit variance.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hsi_fuse.errors import SolveError
+from hsi_fuse.physics import blur_down, blur_down_adjoint
+from hsi_fuse.problem import Problem
+from hsi_fuse.sense import supported
+from hsi_fuse.subspace import Subspace, fill_nearest, upsample
+
+
+def conjugate_gradients(
+    operator: Callable[[Tensor], Tensor],
+    right: Tensor,
+    precondition: Callable[[Tensor], Tensor],
+    iterations: int,
+    tolerance: float,
+) -> tuple[Tensor, int]:
+    """Preconditioned conjugate gradients for a symmetric positive definite operator, from zero.
+
+    Returns the solution and the number of iterations; stops when the residual falls below `tolerance` times
+    the right-hand side.
+
+    Raises
+    ------
+    SolveError
+        The iteration produced numbers that are not finite.
+    """
+    x = torch.zeros_like(right)
+    residual = right.clone()
+    goal = tolerance * float(right.norm())
+    if float(right.norm()) == 0:
+        return x, 0
+    z = precondition(residual)
+    direction = z.clone()
+    rz = (residual * z).sum()
+    step = 0
+    for step in range(1, iterations + 1):
+        image = operator(direction)
+        alpha = rz / (direction * image).sum()
+        x += alpha * direction
+        residual -= alpha * image
+        norm = float(residual.norm())
+        if norm != norm:
+            raise SolveError(f"conjugate gradients broke down at iteration {step}: the values are not finite")
+        if norm <= goal:
+            break
+        z = precondition(residual)
+        rz, before = (residual * z).sum(), rz
+        direction = z + rz / before * direction
+    return x, step
+
+
+def roughness(image: Tensor, down: Tensor, across: Tensor) -> Tensor:
+    """Weighted graph Laplacian with free borders, self-adjoint and positive semi-definite.
+
+    Parameters
+    ----------
+    image : Tensor (c, H, W)
+    down : Tensor (H - 1, W)
+        Weight of each squared difference between a pixel and the one below.
+    across : Tensor (H, W - 1)
+        Between a pixel and its right neighbour.
+    """
+    out = torch.zeros_like(image)
+    step = (image[:, 1:] - image[:, :-1]) * down
+    out[:, 1:] += step
+    out[:, :-1] -= step
+    step = (image[:, :, 1:] - image[:, :, :-1]) * across
+    out[:, :, 1:] += step
+    out[:, :, :-1] -= step
+    return out
+
+
+def bonds(guide: Tensor, weight: Tensor, edge: float) -> tuple[Tensor, Tensor]:
+    """How strongly neighbours hold together, 0 to 1: weak across the guide's edges (Perona and Malik's rational form).
+
+    Parameters
+    ----------
+    guide : Tensor (m, H, W)
+        Standardised bands.
+    weight : Tensor (H, W)
+        Differences into pixels without weight count as none.
+    edge : float
+        Difference at which a bond is halved, in RMS differences of the scene.
+
+    Returns
+    -------
+    down : Tensor (H - 1, W)
+    across : Tensor (H, W - 1)
+    """
+    there = weight > 0
+    down = ((guide[:, 1:] - guide[:, :-1]) ** 2).mean(0) * (there[1:] & there[:-1])
+    across = ((guide[:, :, 1:] - guide[:, :, :-1]) ** 2).mean(0) * (there[:, 1:] & there[:, :-1])
+    pairs = (there[1:] & there[:-1]).sum() + (there[:, 1:] & there[:, :-1]).sum()
+    typical = (edge**2 * (down.sum() + across.sum()) / pairs.clamp_min(1)).clamp_min(1e-12)
+    return 1 / (1 + down / typical), 1 / (1 + across / typical)
+
+
+RIDGE_FLOOR = 1e-3
+
+
+@dataclass(frozen=True)
+class Prior:
+    """What is expected before the data are asked: coefficients, and how far they may be off.
+
+    Attributes
+    ----------
+    mean : Tensor (k, H, W)
+        A guess from the guide; interpolation where there is no guide.
+    covariance : Tensor (k, k)
+        Of the coefficients' deviation from the mean, seen at HSI resolution.
+    correction : Tensor (k, H, W)
+        What the HSI says of that deviation, interpolated: where solvers start.
+    """
+
+    mean: Tensor
+    covariance: Tensor
+    correction: Tensor
+
+
+def quadratic_features(guide: Tensor) -> Tensor:
+    """Constant, bands and their pairwise products: (m, ...) -> (1 + m + m (m + 1) / 2, ...)."""
+    rows, columns = torch.triu_indices(len(guide), len(guide), device=guide.device)
+    return torch.cat([torch.ones_like(guide[:1]), guide, guide[rows] * guide[columns]])
+
+
+def standardise(guide: Tensor, weight: Tensor) -> Tensor:
+    """Bring each guide band to zero mean and unit spread over the pixels with weight: (m, H, W) -> (m, H, W)."""
+    inside = guide[:, weight > 0]
+    return (guide - inside.mean(1)[:, None, None]) / inside.std(1).clamp_min(1e-12)[:, None, None]
+
+
+def regression_prior(problem: Problem, subspace: Subspace) -> Prior:
+    """Quadratic regression guide -> coefficients, learned where the guide covers the HSI, then `anchor`ed.
+
+    The features are computed on the fine grid and blurred to the HSI, so that mixing within a pixel is modelled and
+    not only the mean colour. The ridge is chosen by generalised cross-validation. Falls back to
+    interpolation where the guide supports too few HSI pixels.
+    """
+    ratio, psf = problem.ratio, problem.sensor.psf
+    low = subspace.project(fill_nearest(problem.hsi, problem.hsi_weight))  # (k, h, w)
+    support = supported(problem.guide_weight, problem.hsi_weight, psf, ratio)
+    fine = quadratic_features(
+        standardise(fill_nearest(problem.guide, problem.guide_weight), problem.guide_weight)
+    )
+    features = blur_down(fine, psf, ratio)[:, support].double()  # (f, N)
+    count, size = features.shape[1], features.shape[0]
+    if count < 2 * size:
+        return anchor(problem, low, upsample(low, ratio))
+    centre, spread = features.mean(1), features.std(1)
+    centre[0], spread[0] = 0.0, 1.0
+    features = (features - centre[:, None]) / spread.clamp_min(1e-12)[:, None]
+    wanted = low[:, support].double()
+    weights = _ridge(features, wanted)  # (k, f)
+    fine = (fine - centre.to(fine)[:, None, None]) / spread.clamp_min(1e-12).to(fine)[:, None, None]
+    return anchor(problem, low, torch.tensordot(weights.to(fine), fine, dims=1))
+
+
+def _ridge(features: Tensor, wanted: Tensor) -> Tensor:
+    """Ridge regression (f, N) -> (k, N); each target's strength minimises its generalised cross-validation score.
+
+    The strengths start at `RIDGE_FLOOR`, above what cross-validation alone would take: fine pixels lie outside the
+    cloud of the blurred ones that the regression has seen, and a stiff fit extrapolates badly.
+    """
+    count = features.shape[1]
+    values, vectors = torch.linalg.eigh(features @ features.T / count)
+    values = values.clamp_min(0)
+    cross = vectors.T @ features @ wanted.T / count  # (f, k)
+    power = (wanted**2).mean(1)
+    scores, weights = [], []
+    for strength in torch.logspace(math.log10(RIDGE_FLOOR), 0, 13).tolist():
+        shrink = 1 / (values + strength)
+        explained = (cross**2 * (2 * shrink - values * shrink**2)[:, None]).sum(0)
+        freedom = float((values * shrink).sum()) / count
+        scores.append((power - explained).clamp_min(1e-12) / max(1 - freedom, 1e-3) ** 2)
+        weights.append(((vectors * shrink) @ cross).T)  # (k, f)
+    best = torch.stack(scores).argmin(0)  # (k,)
+    return torch.stack(weights)[best, torch.arange(len(best), device=best.device)]
+
+
+def anchor(problem: Problem, low: Tensor, detail: Tensor) -> Prior:
+    """Make a prior of guessed coefficients: the guess where the guide is, interpolation elsewhere.
+
+    Both are blended over two HSI pixels, so that no seam shows where the guide ends. How far the guess is off is
+    read from the HSI.
+
+    Parameters
+    ----------
+    low : Tensor (k, h, w)
+        The HSI's coefficients, holes filled.
+    detail : Tensor (k, H, W)
+        The guess; its values where the guide has no weight are not used.
+    """
+    ratio, psf = problem.ratio, problem.sensor.psf
+    plain = upsample(low, ratio)
+    guess = plain + feather(problem.guide_weight, ratio) * (detail - plain)
+    error = low - blur_down(guess, psf, ratio)
+    support = supported(problem.guide_weight, problem.hsi_weight, psf, ratio)
+    if not bool(support.any()):
+        support = problem.hsi_weight > 0
+    return Prior(guess, _covariance(error[:, support]), upsample(error, ratio))
+
+
+def feather(weight: Tensor, ratio: int) -> Tensor:
+    """Let a weight (H, W) fall to 0 smoothly *inside* its support, over about two HSI pixels."""
+    if bool((weight >= 1).all()):
+        return weight
+    reach = 2 * ratio + 1
+    lowest = -F.max_pool2d(-F.pad(weight[None, None], [ratio] * 4, mode="replicate"), reach, stride=1)
+    smooth = F.avg_pool2d(F.pad(lowest, [ratio] * 4, mode="replicate"), reach, stride=1)[0, 0]
+    return torch.minimum(smooth, weight)
+
+
+def _covariance(values: Tensor) -> Tensor:
+    """Second moment of residuals (k, N), kept positive definite: (k, k). Unit HSI noise sets the floor's scale."""
+    k, count = values.shape
+    eye = torch.eye(k, dtype=torch.float64, device=values.device)
+    if count == 0:
+        return eye.to(values)
+    return (values.double() @ values.double().T / count + 1e-3 * eye).to(values)
+
+
+@dataclass(frozen=True)
+class MapOptions:
+    """How the MAP system is set up and solved.
+
+    Attributes
+    ----------
+    smooth : float
+        Weight of the prior on the correction's differences between neighbours.
+    damp : float
+        Weight of the prior on the correction's size.
+    edge : float
+        Step of the guide, in its RMS step between neighbours, across which the correction is half as free to jump.
+        What the HSI adds to the guess then spreads within an object and not as a halo around it.
+    iterations : int
+    tolerance : float
+        Relative residual at which conjugate gradients stop.
+    """
+
+    smooth: float = 1.0
+    damp: float = 0.05
+    edge: float = 0.3
+    iterations: int = 100
+    tolerance: float = 2e-3
+
+
+def solve_map(problem: Problem, subspace: Subspace, prior: Prior, options: MapOptions) -> tuple[Tensor, int]:
+    """Maximum a posteriori coefficients (k, H, W) under Gaussian noise and prior; also the iterations used.
+
+    Minimises, over A (S the prior's covariance, P its mean, E and c the subspace's basis and mean, L the guide's
+    edge-aware graph Laplacian)
+
+        |D B A - low|^2 + |R (E A + c) + o - Y|^2 / guide_noise^2 + <A - P, S^-1 (damp + smooth L) (A - P)>
+
+    each data term under its weight. An HSI coefficient's variance is its noise plus (position error x gradient)^2: where
+    the scene is steep, half-known positions make the HSI's values half-known, and believing them would ring. Where
+    there is no guide the solution is the prior's mean, interpolation: deconvolution without a guide would
+    ring too.
+    """
+    ratio, psf, sensor = problem.ratio, problem.sensor.psf, problem.sensor
+    low = subspace.project(fill_nearest(problem.hsi, problem.hsi_weight))
+    mixing = sensor.srf @ subspace.basis  # (m, k)
+    known = sensor.offset + sensor.srf @ subspace.mean
+    precision = torch.linalg.inv(prior.covariance.double())
+    whitened = (mixing / problem.guide_noise[:, None] ** 2).T  # (k, m)
+    curvature = whitened @ mixing
+    weight = feather(problem.guide_weight, ratio)
+    down, across = bonds(standardise(problem.guide, problem.guide_weight), problem.guide_weight, options.edge)
+    trust = blur_down(weight[None], psf, ratio)[0] * problem.hsi_weight  # (h, w)
+    trust = trust / (1 + (problem.position_error * steepness(low)) ** 2)  # (k, h, w)
+
+    def times(matrix: Tensor, image: Tensor) -> Tensor:
+        return torch.tensordot(matrix.to(image), image, dims=1)
+
+    def operator(a: Tensor) -> Tensor:
+        seen = blur_down_adjoint(trust * blur_down(a, psf, ratio), psf, ratio)
+        held = times(precision, options.damp * a + options.smooth * roughness(a, down, across))
+        return seen + weight * times(curvature, a) + held
+
+    # in the basis that makes precision the identity and curvature diagonal the pixelwise part is a division
+    root = torch.linalg.cholesky(prior.covariance.double())
+    values, vectors = torch.linalg.eigh(root.T @ curvature.double() @ root)
+    change = root @ vectors  # (k, k)
+    degree = torch.zeros_like(weight)
+    for part, bond in (
+        (degree[1:], down),
+        (degree[:-1], down),
+        (degree[:, 1:], across),
+        (degree[:, :-1], across),
+    ):
+        part += bond
+    spread = float((psf**2).sum()) * (change**2).sum(0)
+    diagonal = (
+        values.to(low)[:, None, None] * weight
+        + (options.damp + options.smooth * degree)
+        + spread.to(low)[:, None, None]
+    )
+
+    def precondition(residual: Tensor) -> Tensor:
+        return times(change, times(change.T, residual) / diagonal)
+
+    guide = reconcile(problem, low, mixing, known)
+    missing = guide - known[:, None, None] - times(mixing, prior.mean)
+    right = blur_down_adjoint(trust * (low - blur_down(prior.mean, psf, ratio)), psf, ratio)
+    right = right + weight * times(whitened, missing) - operator(prior.correction)
+    correction, steps = conjugate_gradients(
+        operator, right, precondition, options.iterations, options.tolerance
+    )
+    return prior.mean + prior.correction + correction, steps
+
+
+def reconcile(problem: Problem, low: Tensor, mixing: Tensor, known: Tensor) -> Tensor:
+    """The guide without what the HSI contradicts at its own resolution: (m, H, W).
+
+    Where the blurred guide differs from the SRF-mixed HSI by more than noise (haze, another date, a camera's tone curve,
+    a colour that the SRF does not explain), the difference is interpolated and taken off, so that the guide
+    gives the detail and the HSI the level. Differences within the noise are left: they are shrunk as
+    Wiener does, b^3 / (b^2 + guide_noise^2).
+    """
+    psf, ratio = problem.sensor.psf, problem.ratio
+    seen = blur_down(fill_nearest(problem.guide, problem.guide_weight), psf, ratio)
+    bias = seen - torch.tensordot(mixing, low, dims=1) - known[:, None, None]  # (m, h, w)
+    bias = bias**3 / (bias**2 + problem.guide_noise[:, None, None] ** 2)
+    support = supported(problem.guide_weight, problem.hsi_weight, psf, ratio)
+    if not bool(support.any()):
+        return problem.guide
+    return problem.guide - upsample(fill_nearest(bias, support.to(bias)), ratio)
+
+
+def steepness(image: Tensor) -> Tensor:
+    """Gradient magnitude between neighbours, (c, h, w) -> (c, h, w)."""
+    rows, columns = torch.gradient(image, dim=(1, 2)) if min(image.shape[1:]) > 1 else (image * 0, image * 0)
+    return torch.hypot(rows, columns)

@@ -1,0 +1,147 @@
+"""The scene's subspace: noise of each band, whitened basis, and the factors of plain interpolation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+from torch import Tensor
+
+from hsi_fuse.problem import Estimate, Problem
+
+NEIGHBOUR_BANDS = 6
+"""Bands to each side that predict a band when its noise is estimated."""
+
+
+def estimate_noise(hsi: Tensor, weight: Tensor) -> Tensor:
+    """Noise of each band, from how well its spectral neighbours predict it.
+
+    Every band is regressed on its neighbours in the cube (multiple regression, as in Bioucas-Dias and Nascimento,
+    HySime, TGRS 2008, section II-A, restricted to `NEIGHBOUR_BANDS` on each side so that small scenes of many bands
+    keep degrees of freedom). What is left counts as noise; since the neighbours are noisy too, this
+    overestimates slightly.
+
+    Parameters
+    ----------
+    hsi : Tensor (n, h, w)
+    weight : Tensor (h, w)
+        Pixels with weight 0 are left out.
+
+    Returns
+    -------
+    Tensor (n,)
+        Standard deviation, never below 1e-4 of the band's own spread (quantisation; a noise-free simulation).
+    """
+    pixels = hsi[:, weight > 0].double()  # (n, N)
+    n, count = pixels.shape
+    centred = pixels - pixels.mean(1, keepdim=True)
+    gram = centred @ centred.T / count
+    spread = gram.diagonal().clamp_min(0).sqrt()
+    noise = torch.empty(n, dtype=torch.float64, device=hsi.device)
+    for band in range(n):
+        others = [
+            b for b in range(max(0, band - NEIGHBOUR_BANDS), min(n, band + NEIGHBOUR_BANDS + 1)) if b != band
+        ]
+        if not others:
+            noise[band] = 0.01 * spread[band]
+            continue
+        inner = gram[others][:, others]
+        inner = inner + 1e-9 * inner.diagonal().mean() * torch.eye(
+            len(others), dtype=inner.dtype, device=inner.device
+        )
+        cross = gram[others, band]
+        left = gram[band, band] - cross @ torch.linalg.solve(inner, cross)
+        freedom = max(1.0 - len(others) / max(count, 1), 0.1)
+        noise[band] = (left.clamp_min(0) / freedom).sqrt()
+    floor = 1e-4 * torch.maximum(spread, spread.mean())
+    return torch.maximum(noise, floor.clamp_min(1e-12)).to(hsi.dtype)
+
+
+@dataclass(frozen=True)
+class Subspace:
+    """An affine subspace that holds the scene's spectra: spectrum = basis @ coefficients + mean.
+
+    Attributes
+    ----------
+    basis : Tensor (n, k)
+        Columns in HSI units, orthonormal once each band is divided by its noise: noise of the coefficients is white.
+    mean : Tensor (n,)
+    noise : Tensor (n,)
+    """
+
+    basis: Tensor
+    mean: Tensor
+    noise: Tensor
+
+    @property
+    def size(self) -> int:
+        """Number of dimensions k."""
+        return self.basis.shape[1]
+
+    def project(self, cube: Tensor) -> Tensor:
+        """Coefficients (k, ...) of spectra (n, ...): least squares, each band weighted by its noise."""
+        shape = cube.shape[1:]
+        flat = (cube.reshape(cube.shape[0], -1) - self.mean[:, None]) / self.noise[:, None]
+        return ((self.basis / self.noise[:, None]).T @ flat).reshape(-1, *shape)
+
+
+def fit_subspace(hsi: Tensor, weight: Tensor, noise: Tensor, largest: int = 24) -> Subspace:
+    """Principal subspace of the noise-whitened scene.
+
+    Its size is the number of eigenvalues of the whitened covariance above the Marchenko-Pastur edge
+    (1 + sqrt(n / N))^2 of pure noise, between 2 and `largest`.
+
+    Parameters
+    ----------
+    hsi : Tensor (n, h, w)
+    weight : Tensor (h, w)
+    noise : Tensor (n,)
+    largest : int
+    """
+    pixels = hsi[:, weight > 0].double()
+    n, count = pixels.shape
+    mean = pixels.mean(1)
+    whitened = (pixels - mean[:, None]) / noise.double()[:, None]
+    values, vectors = torch.linalg.eigh(whitened @ whitened.T / count)  # ascending
+    edge = (1 + (n / count) ** 0.5) ** 2
+    size = int((values > edge).sum())
+    size = max(min(size, largest, n, count - 1), min(2, n))
+    basis = vectors[:, -size:].flip(1)
+    # the sign of an eigenvector is arbitrary: fix it, so that every machine sees the same numbers
+    signs = torch.sign(basis.gather(0, basis.abs().argmax(0, keepdim=True)))
+    basis = basis * signs * noise.double()[:, None]
+    return Subspace(basis.to(hsi.dtype), mean.to(hsi.dtype), noise)
+
+
+def fill_nearest(image: Tensor, weight: Tensor) -> Tensor:
+    """Replace pixels of weight 0 by their nearest neighbour of positive weight: (c, h, w), (h, w) -> (c, h, w)."""
+    hole = (weight <= 0).cpu().numpy()
+    if not hole.any() or hole.all():
+        return image
+    rows, columns = ndimage.distance_transform_edt(hole, return_distances=False, return_indices=True)
+    return image[:, torch.from_numpy(np.asarray(rows)), torch.from_numpy(np.asarray(columns))]
+
+
+def upsample(image: Tensor, ratio: int) -> Tensor:
+    """Bicubic interpolation on pixel centres: (c, h, w) -> (c, ratio h, ratio w)."""
+    if ratio == 1:
+        return image
+    return F.interpolate(image[None], scale_factor=float(ratio), mode="bicubic", align_corners=False)[0]
+
+
+def problem_subspace(problem: Problem, largest: int = 24) -> Subspace:
+    """The subspace of a problem's HSI."""
+    return fit_subspace(problem.hsi, problem.hsi_weight, problem.hsi_noise, largest)
+
+
+def interpolate(problem: Problem) -> Estimate:
+    """Plain interpolation of the HSI in factors: what every stage starts from and must beat.
+
+    The subspace is taken large (up to 64 dimensions), so that what it leaves out is noise.
+    """
+    subspace = problem_subspace(problem, largest=64)
+    low = subspace.project(fill_nearest(problem.hsi, problem.hsi_weight))
+    return Estimate(subspace.basis, subspace.mean, upsample(low, problem.ratio))

@@ -1,0 +1,191 @@
+"""Quality indices over windows and blocks: SSIM, UIQI, Q2n and the high-pass.
+
+The conventions, the mask and the border are those of `metrics`, which is where callers find these functions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+BLOCK = 32
+
+
+def ssim(estimate: Tensor, truth: Tensor, mask: Tensor | None = None, border: int = 0) -> float:
+    """Structural similarity (Wang 2004), mean over bands and pixels.
+
+    Gaussian window 11 x 11, sigma 1.5, K1 0.01, K2 0.03, population covariance, data range = the band's
+    peak in the truth. Pixels nearer than 5 to an edge are left out; pixels outside the mask weigh nothing
+    within a window.
+    """
+    keep = valid(truth, mask, border)
+    reach = 5
+    inner = keep & _inside(keep.shape, reach, keep.device)
+    if not bool(inner.any()):
+        return math.nan
+    weight = keep.double()
+    total = _gaussian(weight, 1.5, reach).clamp_min(1e-12)
+    values = []
+    for e, t in zip(estimate, truth, strict=True):
+        x, y = e.double() * weight, t.double() * weight
+        peak = t[keep].max().double()
+        c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
+        mx, my, xx, yy, xy = (_gaussian(i, 1.5, reach) / total for i in (x, y, x * x, y * y, x * y))
+        top = (2 * mx * my + c1) * (2 * (xy - mx * my) + c2)
+        bottom = (mx * mx + my * my + c1) * (xx - mx * mx + yy - my * my + c2)
+        values.append((top / positive(bottom))[inner].mean())
+    return band_mean(torch.stack(values))
+
+
+def uiqi(
+    estimate: Tensor, truth: Tensor, mask: Tensor | None = None, border: int = 0, block: int = BLOCK
+) -> float:
+    """Universal image quality index (Wang & Bovik 2002), mean over bands and blocks.
+
+    Q = 4 cov m1 m2 / ((v1 + v2)(m1^2 + m2^2)). Where both are constant Q is 2 m1 m2 / (m1^2 + m2^2), and 1
+    where both are also zero.
+    """
+    total = torch.zeros((), dtype=torch.float64, device=truth.device)
+    pixels = 0
+    for a, b in _blocks(estimate, truth, valid(truth, mask, border), block):  # (n, pixels of the block)
+        ma, mb = a.mean(1), b.mean(1)
+        va, vb = a.var(1, correction=0), b.var(1, correction=0)
+        cov = ((a - ma[:, None]) * (b - mb[:, None])).mean(1)
+        q = _share(2 * cov, va + vb) * _share(2 * ma * mb, ma**2 + mb**2)
+        total += q.mean() * a.shape[1]
+        pixels += a.shape[1]
+    return float(total / pixels) if pixels else math.nan
+
+
+def q2n(
+    estimate: Tensor,
+    truth: Tensor,
+    mask: Tensor | None = None,
+    border: int = 0,
+    block: int = BLOCK,
+    normalise: bool = True,
+) -> float:
+    """Hypercomplex quality index Q2^n (Garzelli & Nencini 2009), mean over blocks.
+
+    A pixel's spectrum, zero-padded to 2^n bands, is one hypercomplex number (Cayley-Dickson, with
+    (a, b)(c, d) = (ac - d*b, da + bc*)). In each block, with z the truth and w the estimate,
+
+        Q = |E[z w*] - E[z] E[w]*| / (var z + var w) * 2 * 2 |E z| |E w| / (|E z|^2 + |E w|^2).
+
+    The product is bilinear and e_i e_j = +-e_(i xor j), so the hypercomplex covariance is a signed sum over
+    the ordinary cross-covariance matrix: one matrix product a block.
+
+    Parameters
+    ----------
+    normalise : bool
+        First bring each band of the block to mean 1 and variance 1 of the truth, as is customary for
+        images (else the bright bands decide alone). The published definition itself is `False`.
+    """
+    n = truth.shape[0]
+    size = 1 << (n - 1).bit_length()
+    sign = cayley_dickson_signs(size)[:n, :n].to(truth.device)
+    sign[:, 1:] *= -1  # the second factor is conjugated
+    index = torch.arange(n, device=truth.device)
+    unit = index[:, None] ^ index[None, :]  # (n, n): which imaginary unit each product of bands feeds
+    total, pixels = 0.0, 0
+    for w, z in _blocks(estimate, truth, valid(truth, mask, border), block):  # (n, pixels)
+        if normalise:
+            centre, spread = z.mean(1, keepdim=True), z.std(1, keepdim=True, correction=0)
+            spread = torch.where(spread > 0, spread, torch.ones_like(spread))
+            z, w = (z - centre) / spread + 1, (w - centre) / spread + 1
+        mz, mw = z.mean(1), w.mean(1)
+        z0, w0 = z - mz[:, None], w - mw[:, None]
+        cross = z0 @ w0.T / z.shape[1]  # (n, n)
+        parts = cross.new_zeros(size).index_add_(0, unit.ravel(), (sign * cross).ravel())
+        spread_sum = ((z0**2).sum() + (w0**2).sum()) / z.shape[1]
+        q = _share(2 * parts.norm(), spread_sum) * _share(2 * mz.norm() * mw.norm(), (mz**2 + mw**2).sum())
+        total += float(q) * z.shape[1]
+        pixels += z.shape[1]
+    return total / pixels if pixels else math.nan
+
+
+def cayley_dickson_signs(size: int) -> Tensor:
+    """(size, size) table of s with e_i e_j = s[i, j] e_(i xor j), for size a power of two."""
+    table = torch.ones(1, 1, dtype=torch.float64)
+    while table.shape[0] < size:
+        conj = torch.full((table.shape[0],), -1.0, dtype=torch.float64)
+        conj[0] = 1.0
+        # with (a, b)(c, d) = (ac - d*b, da + bc*); i and j are indices within a half
+        ad, bc = table.T, table * conj[None, :]  # da: e_j e_i; bc*: e_i e_j*
+        bd = -table.T * conj[None, :]  # -d*b: -(e_j)* e_i
+        table = torch.cat([torch.cat([table, ad], 1), torch.cat([bc, bd], 1)], 0)
+    return table
+
+
+def high_pass(image: Tensor, sigma: float, mask: Tensor | None = None) -> Tensor:
+    """x minus its Gaussian mean of `sigma` pixels over the valid pixels; (bands, H, W), 0 outside the mask.
+
+    The Gaussian reaches 4 sigma and is normalised by the valid weight within, so neither nodata nor the
+    image's edge makes an edge of its own.
+    """
+    keep = valid(image, mask, 0).double()
+    reach = int(4 * sigma + 0.5)
+    total = _gaussian(keep, sigma, reach).clamp_min(1e-12)
+    return torch.stack(
+        [((b - _gaussian(b * keep, sigma, reach) / total) * keep).to(image.dtype) for b in image]
+    )
+
+
+def valid(image: Tensor, mask: Tensor | None, border: int) -> Tensor:
+    """The pixels that count, bool (H, W)."""
+    keep = _inside(image.shape[1:], border, image.device)
+    return keep if mask is None else keep & mask.bool()
+
+
+def _inside(shape: torch.Size, border: int, device: torch.device) -> Tensor:
+    keep = torch.zeros(shape, dtype=torch.bool, device=device)
+    keep[border : shape[0] - border, border : shape[1] - border] = True
+    return keep
+
+
+def _blocks(estimate: Tensor, truth: Tensor, keep: Tensor, block: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The valid spectra (n, pixels) of both images, float64, by blocks from the first valid row and column.
+
+    Starting there makes `border` mean what it says: blocks begin inside it.
+    """
+    rows, columns = torch.nonzero(keep.any(1)).ravel(), torch.nonzero(keep.any(0)).ravel()
+    if not rows.numel():
+        return
+    top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+    block = min(block, bottom - top, right - left)
+    for i in range(top, bottom, block):
+        for j in range(left, right, block):
+            window = (slice(i, min(i + block, bottom)), slice(j, min(j + block, right)))
+            inside = keep[window]
+            if 2 * int(inside.sum()) >= block * block:
+                yield estimate[:, *window][:, inside].double(), truth[:, *window][:, inside].double()
+
+
+def _gaussian(image: Tensor, sigma: float, reach: int) -> Tensor:
+    """Separable Gaussian sum of (H, W) over -reach..reach, zero beyond the edge."""
+    offsets = torch.arange(-reach, reach + 1, dtype=torch.float64, device=image.device)
+    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    kernel = kernel / kernel.sum()
+    stack = image.double()[None, None]
+    stack = F.conv2d(stack, kernel[None, None, :, None], padding=(reach, 0))
+    return F.conv2d(stack, kernel[None, None, None, :], padding=(0, reach))[0, 0]
+
+
+def _share(part: Tensor, whole: Tensor) -> Tensor:
+    """part / whole, 1 where the whole is zero: two images that both have nothing agree on it."""
+    return torch.where(whole > 0, part / torch.where(whole > 0, whole, 1.0), 1.0)
+
+
+def positive(x: Tensor) -> Tensor:
+    """x where it is positive, NaN elsewhere: what it divides then has no figure."""
+    return torch.where(x > 0, x, math.nan)
+
+
+def band_mean(x: Tensor) -> float:
+    """Mean of what is not NaN."""
+    found = x[~x.isnan()]
+    return float(found.mean()) if found.numel() else math.nan

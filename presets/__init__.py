@@ -1,0 +1,1 @@
+"""Presets as TOML files; `hsi_fuse.preset` reads them."""

@@ -1,0 +1,283 @@
+"""The assessment on a small scene whose truth is known: good products pass, spoilt ones are named."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+
+from hsi_fuse import metrics
+from hsi_fuse.assess import AssessOptions, Quality, assess, plain
+from hsi_fuse.errors import SolveError
+from hsi_fuse.physics import blur_down, gaussian_psf, mix_bands
+from hsi_fuse.problem import Estimate, Problem
+from hsi_fuse.reduced import degrade, reduce_problem, reduction_factor
+from hsi_fuse.sensor import Sensor
+from hsi_fuse.subspace import interpolate
+
+RATIO, BANDS, MATERIALS = 4, 20, 3
+WAVELENGTHS = np.linspace(420, 900, BANDS)
+GOOD_REGISTRATION = {"rrmse_px": 0.1, "count": 40}
+
+
+def make_scene(size: int = 128, noise: float = 0.002, seed: int = 3) -> tuple[Problem, Estimate]:
+    """A problem and its truth: materials in crisp random patches, four broad guide bands."""
+    rng = np.random.default_rng(seed)
+    fields = np.stack([gaussian_filter(rng.standard_normal((size, size)), 3) for _ in range(MATERIALS)])
+    winner = fields.argmax(0)
+    abundances = np.stack([gaussian_filter((winner == i).astype(float), 0.7) for i in range(MATERIALS)])
+    abundances *= 0.7 + 0.3 * rng.random((size, size))
+    x = np.linspace(0, 1, BANDS)
+    spectra = np.stack([0.1 + 0.3 * x, 0.35 - 0.2 * x, 0.15 + 0.3 * np.exp(-(((x - 0.6) / 0.15) ** 2))], 1)
+    truth = Estimate(
+        torch.from_numpy(spectra).float(), torch.zeros(BANDS), torch.from_numpy(abundances).float()
+    )
+    centres = (470, 560, 660, 800)
+    srf = np.stack([np.exp(-(((WAVELENGTHS - c) / 45) ** 2)) for c in centres])
+    srf = torch.from_numpy(srf / srf.sum(1, keepdims=True)).float()
+    sensor = Sensor(srf, torch.full((4,), 0.01), gaussian_psf(RATIO, 4.0), RATIO)
+    cube = truth.rows(0, size)
+    low = size // RATIO
+    hsi = blur_down(cube, sensor.psf, RATIO)
+    guide = mix_bands(cube, srf) + 0.01
+    torch.manual_seed(seed)
+    hsi = hsi + noise * torch.randn_like(hsi)
+    guide = guide + noise * torch.randn_like(guide)
+    ones = torch.ones
+    problem = Problem(
+        hsi, ones(low, low), guide, ones(size, size), sensor,
+        torch.full((BANDS,), max(noise, 1e-6)), torch.full((4,), max(noise, 1e-6)),
+    )  # fmt: skip
+    return problem, truth
+
+
+def regression(problem: Problem) -> Estimate:
+    """The simplest fusion there is: bands regressed on the degraded guide, applied to the guide."""
+    low = blur_down(problem.guide, problem.sensor.psf, problem.ratio)  # (m, h, w)
+    seen = blur_down(problem.guide_weight[None], problem.sensor.psf, problem.ratio)[0]
+    keep = (problem.hsi_weight > 0) & (seen > 0.99)
+    design = torch.cat([low[:, keep], torch.ones(1, int(keep.sum()))]).T.double()
+    weights = torch.linalg.lstsq(design, problem.hsi[:, keep].T.double()).solution.float()  # (m + 1, n)
+    return Estimate(weights[:-1].T.contiguous(), weights[-1], problem.guide)
+
+
+SOLVERS = {"product": regression, "interpolation": interpolate}
+
+
+@pytest.fixture(scope="module")
+def scene() -> tuple[Problem, Estimate]:
+    return make_scene()
+
+
+def judged(problem: Problem, estimate: Estimate, **changes) -> Quality:
+    settings = {
+        "solvers": SOLVERS,
+        "registration": GOOD_REGISTRATION,
+        "wavelengths_nm": WAVELENGTHS,
+    } | changes
+    return assess(problem, estimate, interpolate(problem), **settings)
+
+
+def lights(quality: Quality) -> dict[str, str]:
+    return {entry["name"]: entry["light"] for entry in quality.figures["verdict"]["lights"]}
+
+
+@pytest.fixture(scope="module")
+def good(scene) -> Quality:
+    return judged(scene[0], scene[1])
+
+
+def test_the_truth_is_green(good):
+    figures = good.figures
+    assert set(lights(good).values()) == {"green"}
+    assert figures["verdict"]["light"] == "green"
+    assert len(figures["verdict"]["sentences"]) == 3
+    assert figures["warnings"] == []
+    learned = figures["consistency"]["learned_psf"]
+    assert learned["product"]["sam_deg"]["median"] < learned["interpolation"]["sam_deg"]["median"]
+    assert learned["product"]["pixels"] == 32 * 32
+    assert min(learned["product"]["bands"]["cc"]) > 0.98
+    assert figures["consistency"]["outside"] is None
+    spatial = figures["spatial"]
+    assert min(spatial["product"]["cc_highpass"]) > 0.9 > max(spatial["interpolation"]["cc_highpass"])
+    assert good.maps["sam_deg"].shape == (32, 32)
+    assert float(np.median(good.maps["sam_deg"])) == pytest.approx(
+        learned["product"]["sam_deg"]["median"], rel=1e-4
+    )
+
+
+def test_figures_are_json(good):
+    text = json.dumps(good.figures, allow_nan=False)
+    assert json.loads(text) == good.figures
+    assert good.figures["schema"] == 1
+    assert good.figures["scene"]["hsi_size"] == [32, 32]
+    assert len(good.figures["scene"]["wavelengths_nm"]) == BANDS
+
+
+def test_plain_has_no_infinity():
+    mapping = {"a": float("inf"), "b": torch.tensor([1.0, float("nan")]), "c": np.float32(2), 4: (True, None)}
+    assert plain(mapping) == {"a": None, "b": [1.0, None], "c": 2.0, "4": [True, None]}
+
+
+def test_degrading_the_factors_is_degrading_the_cube(scene):
+    problem, truth = scene
+    shifted = replace(truth, mean=torch.linspace(0, 1, BANDS))
+    whole = blur_down(shifted.rows(0, 128), problem.sensor.psf, RATIO)
+    assert torch.allclose(degrade(shifted, problem.sensor.psf, RATIO), whole, atol=1e-6)
+
+
+def test_synthesis_scores_a_known_answer(good, scene):
+    part = good.figures["synthesis"]
+    assert part["assessable"]
+    assert part["factor"] == 2  # 32 pixels: a factor of 4 would leave 8
+    pair = reduce_problem(scene[0], 2)
+    found = regression(pair.problem)
+    expected = metrics.psnr(found.rows(0, 32), scene[0].hsi, border=part["border"])
+    assert part["results"]["product"]["psnr_db"] == pytest.approx(expected, rel=1e-5)
+    assert part["results"]["product"]["psnr_db"] > part["results"]["interpolation"]["psnr_db"] + 5
+
+
+def test_the_degraded_pair_obeys_the_model():
+    problem, _ = make_scene(noise=0.0)
+    pair = reduce_problem(problem, 2)
+    seen = mix_bands(pair.truth, problem.sensor.srf) + 0.01
+    assert torch.allclose(pair.problem.guide, seen, atol=1e-5)
+    assert torch.allclose(blur_down(pair.truth, pair.problem.sensor.psf, 2), pair.problem.hsi, atol=1e-6)
+    assert pair.problem.sensor.psf_fwhm[0] == pytest.approx(problem.sensor.psf_fwhm[0] / 2, rel=0.05)
+
+
+def test_the_degraded_noise_is_what_it_says(scene):
+    problem, truth = scene
+    pair = reduce_problem(problem, 4)
+    assert pair.problem.sensor.psf is problem.sensor.psf
+    left = pair.problem.guide - mix_bands(pair.truth, problem.sensor.srf) - 0.01
+    assert left.std().item() == pytest.approx(pair.problem.guide_noise.mean().item(), rel=0.15)
+    clean = blur_down(blur_down(truth.rows(0, 128), problem.sensor.psf, 4), problem.sensor.psf, 4)
+    noise = (pair.problem.hsi - clean).std().item()
+    assert noise == pytest.approx(pair.problem.hsi_noise.mean().item(), rel=0.15)
+
+
+def test_nodata_does_not_leak_into_the_degraded_pair(scene):
+    problem, _ = scene
+    weight, guide_weight = problem.hsi_weight.clone(), problem.guide_weight.clone()
+    weight[:9, :7] = 0
+    guide_weight[:, 90:] = 0
+    holed = replace(problem, hsi=problem.hsi * weight, hsi_weight=weight,
+                    guide=problem.guide * guide_weight, guide_weight=guide_weight)  # fmt: skip
+    pair = reduce_problem(holed, 2)
+    inside = pair.problem.hsi_weight > 0
+    assert not inside[:4, :3].any()
+    assert pair.problem.hsi[:, inside].min() > 0.5 * problem.hsi.min()
+    covered = pair.problem.guide_weight > 0
+    assert not covered[:, 24:].any()
+    assert covered[:, :22].all()
+    assert pair.problem.guide[:, covered].min() > 0.5 * problem.guide.min()
+    assert pair.mask.sum() == 32 * 32 - 63
+
+
+def test_sizes_that_are_no_multiple_are_cropped(scene):
+    problem, _ = scene
+    part = replace(
+        problem,
+        hsi=problem.hsi[:, :31, :29],
+        hsi_weight=problem.hsi_weight[:31, :29],
+        guide=problem.guide[:, :124, :116],
+        guide_weight=problem.guide_weight[:124, :116],
+    )
+    pair = reduce_problem(part, 3)
+    assert pair.problem.guide.shape == (4, 30, 27)
+    assert pair.problem.hsi.shape == (BANDS, 10, 9)
+    assert reduction_factor(part, 10) == 2
+    assert reduction_factor(part, 16) is None
+
+
+SABOTAGE = {
+    "radiometry": lambda t: replace(t, basis=1.1 * t.basis),
+    "detail": lambda t: replace(t, coefficients=t.coefficients.roll((2, 2), (1, 2))),
+    "spectra": lambda t: replace(t, basis=t.basis.flip(0)),
+    "integrity": lambda t: replace(t, mean=t.mean - 0.3),
+}
+
+
+@pytest.mark.parametrize("light", SABOTAGE)
+def test_sabotage_turns_its_light(scene, light):
+    problem, truth = scene
+    quality = judged(problem, SABOTAGE[light](truth))
+    assert lights(quality)[light] in ("amber", "red")
+    assert quality.figures["verdict"]["light"] == "red" or light == "detail"
+
+
+def test_a_poor_registration_is_red_and_none_is_at_best_amber(scene):
+    problem, truth = scene
+    assert lights(judged(problem, truth, registration={"rrmse_px": 2.0}))["registration"] == "red"
+    unknown = judged(problem, truth, registration=None)
+    assert lights(unknown)["registration"] == "none"
+    assert unknown.figures["verdict"]["light"] == "amber"
+
+
+def test_interpolation_sold_as_a_product_is_found_out(scene):
+    problem, _ = scene
+    solvers = {"product": interpolate, "interpolation": interpolate, "map": regression}
+    quality = judged(problem, interpolate(problem), solvers=solvers)
+    assert lights(quality)["synthesis"] == "amber"
+    assert lights(quality)["detail"] == "red"
+    assert any("'map' beats the product" in text for text in quality.figures["warnings"])
+    swapped = {"product": interpolate, "interpolation": regression}
+    assert lights(judged(problem, interpolate(problem), solvers=swapped))["synthesis"] == "red"
+
+
+def test_what_cannot_be_assessed_says_why(scene):
+    problem, truth = scene
+
+    def broken(_: Problem) -> Estimate:
+        raise SolveError("it did not converge")
+
+    for changes, reason in (
+        ({"solvers": {}}, "not at hand"),
+        ({"solvers": {"product": broken}}, "did not converge"),
+        ({"options": AssessOptions(smallest=20)}, "too few"),
+    ):
+        quality = judged(problem, truth, **changes)
+        assert not quality.figures["synthesis"]["assessable"]
+        assert reason in quality.figures["synthesis"]["reason"]
+        assert lights(quality)["synthesis"] == "none"
+        assert "not assessable" in quality.figures["verdict"]["sentences"][2]
+    baseline = judged(problem, truth, solvers=SOLVERS | {"map": broken})
+    assert baseline.figures["synthesis"]["assessable"]
+    assert any("'map' failed" in text for text in baseline.figures["warnings"])
+
+
+def test_partial_guides_and_nodata(scene):
+    problem, truth = scene
+    weight, guide_weight = problem.hsi_weight.clone(), problem.guide_weight.clone()
+    weight[:8] = 0
+    guide_weight[:, 64:] = 0
+    holed = replace(problem, hsi=problem.hsi * weight, hsi_weight=weight,
+                    guide=problem.guide * guide_weight, guide_weight=guide_weight)  # fmt: skip
+    quality = judged(holed, truth, bad_bands=[3, 7])
+    part = quality.figures["integrity"]
+    assert part["nodata_pct"] == pytest.approx(25)
+    assert part["without_guide_pct"] == pytest.approx(50)
+    assert part["bad_bands"] == [3, 7]
+    assert np.isnan(quality.maps["sam_deg"][:8]).all()
+    consistency = quality.figures["consistency"]
+    inside, outside = (consistency[p]["product"]["pixels"] for p in ("inside", "outside"))
+    assert inside + outside == consistency["learned_psf"]["product"]["pixels"] == 24 * 32
+    assert "50 % of the product" in quality.figures["verdict"]["sentences"][1]
+
+    bare = replace(holed, guide=0 * problem.guide, guide_weight=0 * problem.guide_weight)
+    nothing = judged(bare, interpolate(bare), solvers={"product": interpolate, "interpolation": interpolate})
+    assert not nothing.figures["spatial"]["assessable"]
+    assert nothing.figures["consistency"]["inside"] is None
+
+
+def test_a_guide_of_one_band(scene):
+    problem, truth = scene
+    sensor = replace(problem.sensor, srf=problem.sensor.srf[:1], offset=problem.sensor.offset[:1])
+    one = replace(problem, guide=problem.guide[:1], guide_noise=problem.guide_noise[:1], sensor=sensor)
+    quality = judged(one, truth)
+    assert len(quality.figures["spatial"]["product"]["r2"]) == 1
+    assert quality.figures["integrity"]["inferred_bands"] > 0
+    assert "does not see" in quality.figures["verdict"]["sentences"][1]

@@ -1,0 +1,180 @@
+"""The report page: offline, escaped, complete, reproducible, and its numbers are those of the JSON."""
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+
+from hsi_fuse.assess import Quality, assess
+from hsi_fuse.pictures import composite, rgb_bands, stretch_limits, take_pictures, view
+from hsi_fuse.problem import Estimate, Problem
+from hsi_fuse.report import render
+from hsi_fuse.subspace import interpolate
+from tests.test_assess import BANDS, GOOD_REGISTRATION, WAVELENGTHS, make_scene, regression
+
+
+def blended(problem: Problem) -> Estimate:
+    """Regression where the guide is, interpolation elsewhere."""
+    inside, outside = regression(problem), interpolate(problem)
+    weight = (problem.guide_weight > 0).float()
+    parts = [inside.coefficients * weight, outside.coefficients * (1 - weight), weight[None]]
+    basis = torch.cat([inside.basis, outside.basis, (inside.mean - outside.mean)[:, None]], 1)
+    return Estimate(basis, outside.mean, torch.cat(parts))
+
+
+NASTY = '<script>alert("x")</script> & co'
+
+
+@pytest.fixture(scope="module")
+def scene() -> tuple[Problem, Estimate]:
+    problem, _ = make_scene(size=128)
+    weight = problem.guide_weight.clone()
+    weight[:, 104:] = 0
+    problem = replace(problem, guide=problem.guide * weight, guide_weight=weight)
+    return problem, blended(problem)
+
+
+@pytest.fixture(scope="module")
+def quality(scene) -> Quality:
+    return assess(
+        *scene,
+        interpolate(scene[0]),
+        solvers={"product": blended, "interpolation": interpolate, "map": regression},
+        registration=GOOD_REGISTRATION | {"shift_m": [1.0, -2.5], "model": {"kind": "affine"}},
+        wavelengths_nm=WAVELENGTHS,
+        stages=[{"name": "map", "kept": True, "gain_db": 3.2}, {"name": "uafl", "kept": False}],
+        warnings=[NASTY],
+    )
+
+
+@pytest.fixture(scope="module")
+def page(scene, quality) -> str:
+    pictures = take_pictures(*scene, interpolate(scene[0]), WAVELENGTHS, quality.maps["sam_deg"])
+    return render(quality, pictures, title=NASTY, provenance={"preset": NASTY, "seed": 0})
+
+
+class Outline(HTMLParser):
+    """Tags, identifiers, anchors and pictures of a page; raises where tags are not closed in order."""
+
+    VOID = ("meta", "img", "input", "br", "source", "link")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open, self.ids, self.anchors, self.images, self.links = [], set(), set(), [], []
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        if tag not in self.VOID:
+            self.open.append(tag)
+        self.ids.add(attributes.get("id"))
+        if tag == "img":
+            self.images.append(attributes)
+        self.links += [attributes[k] for k in ("src", "srcset", "href") if k in attributes]
+        if attributes.get("href", "").startswith("#"):
+            self.anchors.add(attributes["href"][1:])
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def outline(page) -> Outline:
+    parser = Outline()
+    parser.feed(page)
+    assert not parser.open
+    return parser
+
+
+def test_the_page_is_one_offline_file(page, outline):
+    assert len(page) < 5e6
+    assert all(link.startswith(("data:image/", "#")) for link in outline.links)
+    assert "http://" not in page
+    assert "https://" not in page
+    assert outline.anchors <= outline.ids
+    assert all(image["alt"] for image in outline.images)
+
+
+def test_strings_of_others_are_escaped(page):
+    assert "<script>alert" not in page
+    assert page.count("&lt;script&gt;alert") >= 4  # title twice, warning, provenance
+
+
+def test_numbers_are_those_of_the_json(page, quality):
+    figures = quality.figures
+    for value in (
+        figures["synthesis"]["results"]["product"]["psnr_db"],
+        figures["synthesis"]["results"]["interpolation"]["psnr_db"],
+        figures["consistency"]["learned_psf"]["product"]["q2n"],
+    ):
+        assert f">{value:.4g}<" in page
+    text = page.replace("&#39;", "'")
+    assert all(sentence in text for sentence in figures["verdict"]["sentences"])
+    assert "passed through, it did not win" in page
+
+
+def test_the_same_input_makes_the_same_page(scene, quality, page):
+    pictures = take_pictures(*scene, interpolate(scene[0]), WAVELENGTHS, quality.maps["sam_deg"])
+    assert render(quality, pictures, title=NASTY, provenance={"preset": NASTY, "seed": 0}) == page
+
+
+def test_a_scene_with_nothing_to_say_still_has_a_page(scene):
+    problem, _ = make_scene(size=32)
+    bare = replace(problem, guide=0 * problem.guide, guide_weight=0 * problem.guide_weight)
+    plain = interpolate(bare)
+    quality = assess(bare, plain, plain, solvers={})
+    page = render(quality, take_pictures(bare, plain, plain), title="bare")
+    assert len(re.findall("Not assessable", page)) == 2
+    assert "how well the reference is registered is not known" in page
+
+
+def test_composite_is_a_shared_stretch():
+    values = np.linspace(0, 1, 300, dtype=np.float32).reshape(3, 10, 10)
+    valid = np.ones((10, 10), bool)
+    valid[0, 0] = False
+    limits = stretch_limits(values, valid)
+    image = composite(values, limits, valid)
+    assert image.shape == (10, 10, 3)
+    assert image.dtype == np.uint8
+    assert (image[0, 0] == 128).all()
+    assert image[9, 9].min() == 255
+    assert np.allclose(limits[0], np.percentile(values[0][valid], (2, 98)))
+    assert composite(2 * values, limits, valid)[5, 5].min() == 255
+    flat = composite(np.zeros_like(values), stretch_limits(np.zeros_like(values), valid), valid)
+    assert flat[5, 5].max() == 0
+
+
+def test_rgb_bands():
+    assert rgb_bands(BANDS, list(range(400, 800, 20))) == (12, 7, 3)  # 550 lies between two: the first
+    assert rgb_bands(13) == (10, 6, 2)
+    shortwave = rgb_bands(7, [2400, 2300, 2200, 2100, 2000, 1900, 1800])
+    assert shortwave == (1, 3, 5)  # the longest as red, also where bands come in reverse order
+
+
+def test_view_averages_blocks():
+    torch.manual_seed(0)
+    estimate = Estimate(torch.randn(5, 2), torch.randn(5), torch.randn(2, 9, 7))
+    got = view(estimate, (4, 0), 2)
+    cube = estimate.rows(0, 9)[[4, 0], :8, :6]
+    assert np.allclose(got, cube.reshape(2, 4, 2, 3, 2).mean((2, 4)), atol=1e-6)
+
+
+def test_pictures_show_the_right_places(scene):
+    problem, product = scene
+    sam = np.zeros((32, 32), np.float32)
+    sam[5, 6] = 9
+    pictures = take_pictures(problem, product, interpolate(problem), WAVELENGTHS, sam, zoom_size=32)
+    assert pictures.size == (128, 128)
+    assert len(pictures.spectra) == 4
+    for spectrum in pictures.spectra:
+        cube = product.rows(spectrum.row, spectrum.row + 1)[:, 0, spectrum.column]
+        assert np.allclose(spectrum.after, cube)
+        assert problem.guide_weight[spectrum.row, spectrum.column] > 0
+    worst = next(zoom for zoom in pictures.zooms if zoom.name == "spectra agree least")
+    assert worst.row <= 5 * 4 + 2 < worst.row + 32
+    assert worst.column <= 6 * 4 + 2 < worst.column + 32
+    assert any("edge" in zoom.name for zoom in pictures.zooms)
+    small = take_pictures(problem, product, interpolate(problem), WAVELENGTHS, sam, longest=50)
+    assert small.before.shape == (42, 42, 3)
