@@ -105,12 +105,13 @@ def run(
         form = "envi" if output is not None and output.suffix.lower() in ENVI_SUFFIXES else "gtiff"
     output = output or Path(f"{hsi.stem}_fused{SUFFIXES[form]}")
     _limit_threads(threads)
-    _check_targets(output, overwrite)  # nobody should wait for a fusion that cannot be kept
 
     from hsi_fuse.pipeline import fuse, plan
     from hsi_fuse.preset import load_preset
+    from hsi_fuse.products import check_outputs, save
     from hsi_fuse.read import open_guide, read_hsi
-    from hsi_fuse.save import save
+
+    check_outputs(output, DRIVERS[form], overwrite)  # nobody should wait for a fusion that cannot be kept
 
     chosen = load_preset(preset, overrides)
     image, guide = read_hsi(hsi, wavelengths), open_guide(ref)
@@ -137,15 +138,9 @@ def run(
             click.echo(path)
 
 
-def _check_targets(output: Path, overwrite: bool) -> None:
-    """Raise WriteError where the product or its report could not be written anyway."""
-    from hsi_fuse.files import check_output
-
-    for path in (output, *(output.with_name(output.stem + end) for end in ("_quality.json", "_report.html"))):
-        check_output(path, overwrite)
-
-
 def _limit_threads(threads: int | None) -> None:
+    # threads that spin while they wait slow each other down many times on a busy workstation
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if threads is None:
         return
     # numpy's and scipy's BLAS read these when they load, which has not happened yet

@@ -16,8 +16,8 @@ from hsi_fuse.errors import HsiFuseError, HsiFuseWarning
 if TYPE_CHECKING:
     from hsi_fuse.pipeline import FusionResult, fuse, plan
     from hsi_fuse.preset import load_preset
+    from hsi_fuse.products import save
     from hsi_fuse.read import open_guide, read_hsi
-    from hsi_fuse.save import save
 
 __version__ = "0.1.0"
 
@@ -29,7 +29,7 @@ _HOMES = {
     "load_preset": "preset",
     "open_guide": "read",
     "read_hsi": "read",
-    "save": "save",
+    "save": "products",
 }
 
 __all__ = [

@@ -177,7 +177,8 @@ def _coordinates(
 ) -> tuple[Array, Array]:
     """Array indices (columns, rows) in the guide of a block of target rows; a pixel's centre is at a whole number."""
     x, y = np.meshgrid(np.arange(shape[1]) + 0.5, np.arange(part.start, part.stop) + 0.5)
-    columns, rows = mapping * (x, y)
+    a, b, c, d, e, f = mapping[:6]
+    columns, rows = a * x + b * y + c, d * x + e * y + f
     if displacement is not None:
         lattice = [y / shape[0] * (displacement.shape[1] - 1), x / shape[1] * (displacement.shape[2] - 1)]
         columns = columns + ndimage.map_coordinates(displacement[0], lattice, order=1, mode="nearest")

@@ -11,20 +11,40 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def psf_padding(size: int, ratio: int) -> tuple[int, int]:
-    """Fine pixels a PSF of `size` reaches beyond an HSI pixel: before its first, after its last.
+def psf_padding(size: int, ratio: int) -> int:
+    """Fine pixels a PSF of `size` reaches beyond an HSI pixel to each side; negative where it is smaller.
 
     The PSF and the HSI pixel share their centre, which needs size and ratio of one parity.
     """
     if (size - ratio) % 2:
         raise ValueError(f"PSF size {size} and ratio {ratio} must both be even or both be odd")
-    return (size - ratio) // 2, (size - ratio) // 2
+    return (size - ratio) // 2
 
 
-def _mirror(length: int, before: int, after: int, device: torch.device) -> Tensor:
-    """Indices that extend 0..length-1 by half-sample mirroring."""
-    index = torch.arange(-before, length + after, device=device) % (2 * length)
-    return torch.where(index < length, index, 2 * length - 1 - index)
+def _pad(image: Tensor, axis: int, width: int) -> Tensor:
+    """Extend an axis at both ends by half-sample mirroring, at most by its own length."""
+    length = image.shape[axis]
+    if width > length:
+        raise ValueError(f"a PSF that reaches {width} pixels beyond an image of {length} cannot be mirrored")
+    ends = image.narrow(axis, 0, width).flip(axis), image.narrow(axis, length - width, width).flip(axis)
+    return torch.cat([ends[0], image, ends[1]], axis)
+
+
+def _fold(image: Tensor, axis: int, width: int) -> Tensor:
+    """The adjoint of `_pad`."""
+    length = image.shape[axis] - 2 * width
+    inner = image.narrow(axis, width, length).clone()
+    inner.narrow(axis, 0, width).add_(image.narrow(axis, 0, width).flip(axis))
+    inner.narrow(axis, length - width, width).add_(image.narrow(axis, width + length, width).flip(axis))
+    return inner
+
+
+def _kernel(psf: Tensor, ratio: int, channels: int) -> tuple[Tensor, int]:
+    """The PSF for a grouped convolution, at least as large as the HSI pixel, and how far it reaches beyond it."""
+    reach = psf_padding(psf.shape[0], ratio)
+    if reach < 0:
+        psf, reach = F.pad(psf, [-reach] * 4), 0
+    return psf.expand(channels, 1, *psf.shape), reach
 
 
 def blur_down(cube: Tensor, psf: Tensor, ratio: int) -> Tensor:
@@ -40,30 +60,22 @@ def blur_down(cube: Tensor, psf: Tensor, ratio: int) -> Tensor:
     Returns
     -------
     Tensor (c, H / ratio, W / ratio)
+
+    Raises
+    ------
+    ValueError
+        The PSF reaches further beyond the image than the image is large.
     """
-    before, after = psf_padding(psf.shape[0], ratio)
-    if before < 0:  # the PSF is smaller than the HSI pixel: bring it to the pixel's size
-        psf = F.pad(psf, (-before, -after, -before, -after))
-        before = after = 0
-    rows = _mirror(cube.shape[1], before, after, cube.device)
-    columns = _mirror(cube.shape[2], before, after, cube.device)
-    padded = cube[:, rows][:, :, columns]
-    return F.conv2d(padded[:, None], psf[None, None], stride=ratio)[:, 0]
+    kernel, reach = _kernel(psf, ratio, len(cube))
+    padded = _pad(_pad(cube, 1, reach), 2, reach)
+    return F.conv2d(padded[None], kernel, stride=ratio, groups=len(cube))[0]
 
 
 def blur_down_adjoint(image: Tensor, psf: Tensor, ratio: int) -> Tensor:
     """The adjoint of `blur_down`: (c, h, w) -> (c, ratio h, ratio w)."""
-    before, after = psf_padding(psf.shape[0], ratio)
-    if before < 0:
-        psf = F.pad(psf, (-before, -after, -before, -after))
-        before = after = 0
-    c, h, w = image.shape
-    height, width = h * ratio, w * ratio
-    padded = F.conv_transpose2d(image[:, None], psf[None, None], stride=ratio)[:, 0]
-    rows = _mirror(height, before, after, image.device)
-    columns = _mirror(width, before, after, image.device)
-    folded = padded.new_zeros(c, height, padded.shape[2]).index_add_(1, rows, padded)
-    return padded.new_zeros(c, height, width).index_add_(2, columns, folded)
+    kernel, reach = _kernel(psf, ratio, len(image))
+    padded = F.conv_transpose2d(image[None], kernel, stride=ratio, groups=len(image))[0]
+    return _fold(_fold(padded, 2, reach), 1, reach)
 
 
 def mix_bands(cube: Tensor, srf: Tensor) -> Tensor:

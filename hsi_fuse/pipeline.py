@@ -112,7 +112,8 @@ class FusionResult:
         ratio = self.problem.ratio
         out = np.full((self.hsi.bands, stop - start, self.grid.width), np.nan, np.float32)
         out[good] = self.estimate.rows(start, stop).cpu().numpy()
-        out[~good] = self._idle_bands(start, stop)
+        if not good.all():
+            out[~good] = self._idle_bands(start, stop)
         first, last = start // ratio, -(-stop // ratio)
         valid = self.hsi.valid[first:last].repeat(ratio, 0).repeat(ratio, 1)
         out[:, ~valid[start - first * ratio : stop - first * ratio]] = np.nan
@@ -170,7 +171,8 @@ def plan(hsi: Raster, guide: Guide, scale: int | None = None) -> Plan:
         )
     target = hsi.grid.refine(chosen)
     rows, columns = np.nonzero(hsi.valid)
-    x, y = start * (columns + 0.5, rows + 0.5)
+    a, b, c, d, e, f = start[:6]
+    x, y = a * (columns + 0.5) + b * (rows + 0.5) + c, d * (columns + 0.5) + e * (rows + 0.5) + f
     overlap = float(np.mean((x >= 0) & (x < guide.grid.width) & (y >= 0) & (y < guide.grid.height)))
     good = int(hsi.good_bands.sum())
     fine = target.width * target.height

@@ -128,7 +128,7 @@ def _read(name_or_path: str) -> tuple[str, dict[str, Any]]:
             text = Path(name_or_path).read_text("utf-8")
         else:
             raise PresetError(
-                f"unknown preset {name_or_path!r}; choose from {', '.join(shipped)}, or give a path to a .toml"
+                f"unknown preset {name_or_path!r}; there are {', '.join(shipped)}, or give the path of a TOML"
             )
         return Path(name_or_path).name.removesuffix(".toml"), tomllib.loads(text)
     except OSError as e:

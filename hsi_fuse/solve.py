@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -312,8 +312,7 @@ def solve_map(problem: Problem, subspace: Subspace, prior: Prior, options: MapOp
     def precondition(residual: Tensor) -> Tensor:
         return times(change, times(change.T, residual) / diagonal)
 
-    guide = reconcile(problem, low, mixing, known)
-    missing = guide - known[:, None, None] - times(mixing, prior.mean)
+    missing = problem.guide - known[:, None, None] - times(mixing, prior.mean)
     right = blur_down_adjoint(trust * (low - blur_down(prior.mean, psf, ratio)), psf, ratio)
     right = right + weight * times(whitened, missing) - operator(prior.correction)
     correction, steps = conjugate_gradients(
@@ -322,22 +321,25 @@ def solve_map(problem: Problem, subspace: Subspace, prior: Prior, options: MapOp
     return prior.mean + prior.correction + correction, steps
 
 
-def reconcile(problem: Problem, low: Tensor, mixing: Tensor, known: Tensor) -> Tensor:
-    """The guide without what the HSI contradicts at its own resolution: (m, H, W).
+def reconcile(problem: Problem, subspace: Subspace) -> Problem:
+    """Take off the guide what the HSI contradicts at its own resolution.
 
-    Where the blurred guide differs from the SRF-mixed HSI by more than noise (haze, another date, a camera's tone curve,
-    a colour that the SRF does not explain), the difference is interpolated and taken off, so that the guide
-    gives the detail and the HSI the level. Differences within the noise are left: they are shrunk as
+    Where the blurred guide differs from the SRF-mixed HSI by more than noise (haze, another date, a camera's
+    tone curve, a colour that the SRF does not explain), the difference is interpolated and subtracted, so that
+    the guide gives the detail and the HSI the level. Differences within the noise are left: they are shrunk as
     Wiener does, b^3 / (b^2 + guide_noise^2).
     """
-    psf, ratio = problem.sensor.psf, problem.ratio
-    seen = blur_down(fill_nearest(problem.guide, problem.guide_weight), psf, ratio)
-    bias = seen - torch.tensordot(mixing, low, dims=1) - known[:, None, None]  # (m, h, w)
-    bias = bias**3 / (bias**2 + problem.guide_noise[:, None, None] ** 2)
+    psf, ratio, sensor = problem.sensor.psf, problem.ratio, problem.sensor
     support = supported(problem.guide_weight, problem.hsi_weight, psf, ratio)
     if not bool(support.any()):
-        return problem.guide
-    return problem.guide - upsample(fill_nearest(bias, support.to(bias)), ratio)
+        return problem
+    low = subspace.project(problem.hsi)
+    known = sensor.offset + sensor.srf @ subspace.mean
+    expected = torch.tensordot(sensor.srf @ subspace.basis, low, dims=1) + known[:, None, None]  # (m, h, w)
+    bias = blur_down(fill_nearest(problem.guide, problem.guide_weight), psf, ratio) - expected
+    bias = bias**3 / (bias**2 + problem.guide_noise[:, None, None] ** 2)
+    level = upsample(fill_nearest(bias, support.to(bias)), ratio)
+    return replace(problem, guide=torch.where(problem.guide_weight > 0, problem.guide - level, 0.0))
 
 
 def steepness(image: Tensor) -> Tensor:

@@ -135,7 +135,7 @@ def _light(
 
 def _registration(figures: Mapping[str, Any], options: AssessOptions) -> dict[str, Any]:
     found = figures["registration"]
-    value = found.get("rrmse_px", found.get("error_px"))
+    value = next((found[k] for k in ("rrmse_px", "error_px") if found.get(k) is not None), None)
     return _light(
         "registration", "the reference may be displaced", "fine px", value,
         options.registration_green, options.registration_amber,

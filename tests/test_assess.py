@@ -212,6 +212,8 @@ def test_sabotage_turns_its_light(scene, light):
 def test_a_poor_registration_is_red_and_none_is_at_best_amber(scene):
     problem, truth = scene
     assert lights(judged(problem, truth, registration={"rrmse_px": 2.0}))["registration"] == "red"
+    fallback = {"rrmse_px": None, "error_px": 0.7}
+    assert lights(judged(problem, truth, registration=fallback))["registration"] == "amber"
     unknown = judged(problem, truth, registration=None)
     assert lights(unknown)["registration"] == "none"
     assert unknown.figures["verdict"]["light"] == "amber"

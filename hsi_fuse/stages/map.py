@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hsi_fuse.problem import Estimate, OnStep, Problem, StageResult
-from hsi_fuse.solve import MapOptions, regression_prior, solve_map
+from hsi_fuse.solve import MapOptions, reconcile, regression_prior, solve_map
 from hsi_fuse.subspace import problem_subspace
 
 
@@ -29,6 +29,7 @@ class Map(MapOptions):
         """Solve `problem`; `start` is not used, the problem is convex."""
         subspace = problem_subspace(problem, self.dimensions)
         on_step("map", 0, 2, 0.0)
+        problem = reconcile(problem, subspace)
         prior = regression_prior(problem, subspace)
         on_step("map", 1, 2, 0.0)
         coefficients, steps = solve_map(problem, subspace, prior, self)

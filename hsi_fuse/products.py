@@ -1,0 +1,199 @@
+"""What a run leaves on disk: the product, its report and what was learned, all of it or nothing."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from hsi_fuse.assess import plain
+from hsi_fuse.envi_header import envi_paths
+from hsi_fuse.errors import WriteError
+from hsi_fuse.files import check_output
+from hsi_fuse.pictures import composite, rgb_bands, stretch_limits, view
+from hsi_fuse.pipeline import FusionResult
+from hsi_fuse.preset import describe
+from hsi_fuse.problem import OnStep, silent
+from hsi_fuse.report import render, take_pictures
+from hsi_fuse.write import Driver, write_cube, write_image
+
+SIDE_PRODUCTS = ("_quality.json", "_report.html", "_rgb.tif", "_srf.csv", "_psf.csv")
+"""Endings of the files that stand beside every product."""
+
+
+def outputs(output: str | Path, driver: Driver = "GTiff") -> tuple[Path, ...]:
+    """Every file that `save` writes, the product first."""
+    output = Path(output)
+    rasters = envi_paths(output) if driver == "ENVI" else (output,)
+    return (*rasters, *(output.with_name(output.stem + ending) for ending in SIDE_PRODUCTS))
+
+
+def check_outputs(output: str | Path, driver: Driver = "GTiff", overwrite: bool = False) -> None:
+    """Fail before the work rather than after it.
+
+    Raises
+    ------
+    WriteError
+        One of the outputs exists (without `overwrite`), or the folder is missing or not writable.
+    """
+    for path in outputs(output, driver):
+        check_output(path, overwrite)
+
+
+def save(
+    result: FusionResult,
+    output: str | Path,
+    *,
+    driver: Driver = "GTiff",
+    creation_options: Mapping[str, str] | None = None,
+    overwrite: bool = False,
+    nodata: float | None = None,
+    on_step: OnStep = silent,
+) -> list[Path]:
+    """Write the product, `<stem>_quality.json`, `_report.html`, `_rgb.tif`, `_srf.csv` and `_psf.csv`.
+
+    Everything is made in a folder beside the output and moved into place at the end.
+
+    Parameters
+    ----------
+    result : FusionResult
+    output : path
+    driver : "GTiff", "ENVI" or "COG"
+    creation_options : mapping, optional
+        Of the GDAL driver.
+    overwrite : bool
+    nodata : float, optional
+        Stored value that marks no data; default: the input's.
+    on_step : callable
+        Progress.
+
+    Returns
+    -------
+    list of Path
+        The files, the product first.
+
+    Raises
+    ------
+    WriteError
+        An output exists, or cannot be written; nothing is left behind then.
+    """
+    output = Path(output)
+    check_outputs(output, driver, overwrite)
+    finals = outputs(output, driver)
+    like = result.hsi
+    encoding = like.encoding if nodata is None else replace(like.encoding, nodata=nodata)
+    with _staged(finals) as folder:
+        summary = write_cube(
+            folder / output.name,
+            result.rows,
+            result.grid,
+            like,
+            driver=driver,
+            encoding=encoding,
+            creation_options=creation_options or {},
+            on_rows=lambda done, total: on_step("write", done, total, 0.0),
+        )
+        figures = dict(result.quality.figures)
+        figures["integrity"] = {**figures["integrity"], "clipped_values": summary.clipped}
+        figures["provenance"] = _provenance(result)
+        staged = {ending: folder / (output.stem + ending) for ending in SIDE_PRODUCTS}
+        staged["_quality.json"].write_text(json.dumps(plain(figures), indent=1) + "\n", encoding="utf-8")
+        staged["_report.html"].write_text(
+            _report(result, output.name, figures["provenance"]), encoding="utf-8"
+        )
+        staged["_srf.csv"].write_text(_srf_table(result), encoding="utf-8")
+        staged["_psf.csv"].write_text(_psf_table(result), encoding="utf-8")
+        _quicklook(result, staged["_rgb.tif"])
+    return list(finals)
+
+
+@contextmanager
+def _staged(finals: tuple[Path, ...]) -> Iterator[Path]:
+    """A folder beside the outputs whose files take their final names only if all went well."""
+    home = finals[0].parent
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f".{finals[0].stem}.", suffix=".part", dir=home))
+    except OSError as error:
+        raise WriteError(f"cannot write into {home}: {error.strerror}") from error
+    placed: list[Path] = []
+    try:
+        yield folder
+        for final in reversed(finals):  # the product last: where it stands, everything stands
+            new = not final.exists()
+            os.replace(folder / final.name, final)
+            if new:
+                placed.append(final)
+    except BaseException as error:
+        for path in placed:
+            path.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise WriteError(f"cannot write {finals[0]}: {error.strerror or error}") from error
+        raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _provenance(result: FusionResult) -> dict[str, Any]:
+    """Everything needed to repeat the run."""
+    libraries = ("hsi-fuse", "torch", "numpy", "rasterio", "scipy")
+    return {
+        **result.provenance,
+        "preset": describe(result.preset),
+        "versions": {name: version(name) for name in libraries},
+    }
+
+
+def _wavelengths(result: FusionResult) -> list[float] | None:
+    known = result.hsi.wavelengths_nm
+    return None if known is None else [float(w) for w in known[result.hsi.good_bands]]
+
+
+def _report(result: FusionResult, name: str, provenance: Mapping[str, Any]) -> str:
+    pictures = take_pictures(
+        result.problem,
+        result.estimate,
+        result.interpolation,
+        _wavelengths(result),
+        result.quality.maps["sam_deg"],
+    )
+    return render(result.quality, pictures, title=name, provenance=provenance)
+
+
+def _srf_table(result: FusionResult) -> str:
+    """One line for each good band: wavelength, response of each guide band (HSI units -> guide units)."""
+    srf = result.problem.sensor.srf.cpu().numpy()
+    axis = _wavelengths(result) or [float(k + 1) for k in range(srf.shape[1])]
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    names = [f"guide_band_{i + 1}" for i in range(len(srf))]
+    table.writerow(["wavelength_nm" if result.hsi.wavelengths_nm is not None else "good_band", *names])
+    for where, row in zip(axis, srf.T, strict=True):
+        table.writerow([f"{where:.6g}", *(f"{v:.6g}" for v in row)])
+    return text.getvalue()
+
+
+def _psf_table(result: FusionResult) -> str:
+    """The PSF on the fine grid, one line for each row."""
+    psf = result.problem.sensor.psf.cpu().numpy()
+    return "\n".join(",".join(f"{v:.6g}" for v in row) for row in psf) + "\n"
+
+
+def _quicklook(result: FusionResult, path: Path) -> None:
+    """An 8-bit RGB of the product."""
+    bands = rgb_bands(result.problem.hsi.shape[0], _wavelengths(result))
+    ratio = result.problem.ratio
+    valid = result.hsi.valid.repeat(ratio, 0).repeat(ratio, 1)
+    values = view(result.estimate, bands)
+    image = composite(values, stretch_limits(values, valid), valid)  # (H, W, 3)
+    write_image(
+        path, image.transpose(2, 0, 1), result.grid, valid=valid, descriptions=("red", "green", "blue")
+    )
