@@ -61,6 +61,8 @@ def _toml(settings: Mapping[str, Any]) -> str:
 def _value(value: Any) -> str:
     if value is None:
         return '"none"'  # TOML has no null; presets read this word as None
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key} = {_value(entry)}' for key, entry in value.items())}}}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_value, value))}]"
     # JSON spells strings, booleans and finite numbers as TOML does

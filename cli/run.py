@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -12,7 +13,7 @@ from . import options
 from .console import State, progress
 from .info import tell_plan
 
-DRIVERS = {"gtiff": "GTiff", "envi": "ENVI", "cog": "COG"}
+DRIVERS: dict[str, Literal["GTiff", "ENVI", "COG"]] = {"gtiff": "GTiff", "envi": "ENVI", "cog": "COG"}
 SUFFIXES = {"gtiff": ".tif", "envi": ".img", "cog": ".tif"}
 ENVI_SUFFIXES = (".hdr", ".img", ".dat", ".bsq", ".bil", ".bip", ".raw")
 
@@ -108,13 +109,14 @@ def run(
 
     from hsi_fuse.pipeline import fuse, plan
     from hsi_fuse.preset import load_preset
-    from hsi_fuse.products import check_outputs, save
+    from hsi_fuse.products import check_outputs, save, stored_as
     from hsi_fuse.read import open_guide, read_hsi
 
     check_outputs(output, DRIVERS[form], overwrite)  # nobody should wait for a fusion that cannot be kept
 
     chosen = load_preset(preset, overrides)
     image, guide = read_hsi(hsi, wavelengths), open_guide(ref)
+    stored_as(image, nodata)
     if dry_run:
         tell_plan(plan(image, guide, scale), as_json)
         return

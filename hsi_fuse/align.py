@@ -1,4 +1,4 @@
-"""Map-land's side of registration: the start that georeferencing gives, and the one resampling of the guide."""
+"""Map-land's side of registration: the start that georeferencing gives, the one resampling of the guide."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Alignment:
     Attributes
     ----------
     hsi_to_guide : Affine
-        (column, row) on the refined HSI grid -> (column, row) on the guide's full native grid, both corner-based
-        (a pixel's centre is at +0.5).
+        (column, row) on the refined HSI grid -> (column, row) on the guide's full native grid, both
+        corner-based (a pixel's centre is at +0.5).
     displacement_px : ndarray (2, h, w), float32, or None
-        (column, row) added after `hsi_to_guide`, guide pixels, on a lattice over the whole target grid; what an
-        affine cannot express (map projections).
+        (column, row) added after `hsi_to_guide`, guide pixels, on a lattice over the whole target grid; what
+        an affine cannot express (map projections).
     confidence : ndarray (H, W), float32
         0 to 1: where the guide has data for the target pixel.
     error_px : float
@@ -52,8 +52,8 @@ class Alignment:
 def start_mapping(hsi: Grid, guide: Grid) -> tuple[Affine, NDArray[np.float32] | None]:
     """The mapping HSI pixel -> guide pixel before any matching, and what of it an affine cannot express.
 
-    From the georeferencing where both have one, through both CRS; a missing CRS is taken to be the other's. Without
-    georeferencing both images are taken to show the same ground from edge to edge.
+    From the georeferencing where both have one, through both CRS; a missing CRS is taken to be the other's.
+    Without georeferencing both images are taken to show the same ground from edge to edge.
 
     Returns
     -------
@@ -79,7 +79,8 @@ def start_mapping(hsi: Grid, guide: Grid) -> tuple[Affine, NDArray[np.float32] |
     to_columns, to_rows = hsi.to_pixels_of(guide, columns, rows)
     if not (np.isfinite(to_columns).all() and np.isfinite(to_rows).all()):
         raise AlignmentError(
-            f"the HSI's ground cannot be expressed in the reference's CRS ({guide.crs}): check both files' CRS"
+            f"the HSI's ground cannot be expressed in the reference's CRS ({guide.crs}): "
+            "check both files' CRS"
         )
     design = np.stack([columns.ravel(), rows.ravel(), np.ones(columns.size)], 1)
     wanted = np.stack([to_columns.ravel(), to_rows.ravel()], 1)
@@ -116,8 +117,8 @@ def resample(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Bring native guide pixels to the target grid, once, by cubic splines.
 
-    Where target pixels are larger than guide pixels the guide is first blurred by a Gaussian of the variance that the
-    larger pixel's box has more, which is the anti-aliasing that the target pixel's area asks for.
+    Where target pixels are larger than guide pixels the guide is first blurred by a Gaussian of the variance
+    that the larger pixel's box has more, which is the anti-aliasing that the target pixel's area asks for.
 
     Parameters
     ----------
@@ -175,7 +176,7 @@ def resample(
 def _coordinates(
     mapping: Affine, displacement: NDArray[np.float32] | None, part: slice, shape: tuple[int, int]
 ) -> tuple[Array, Array]:
-    """Array indices (columns, rows) in the guide of a block of target rows; a pixel's centre is at a whole number."""
+    """Array indices (columns, rows) in the guide of a block of target rows; pixels' centres are integers."""
     x, y = np.meshgrid(np.arange(shape[1]) + 0.5, np.arange(part.start, part.stop) + 0.5)
     a, b, c, d, e, f = mapping[:6]
     columns, rows = a * x + b * y + c, d * x + e * y + f

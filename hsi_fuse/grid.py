@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import rasterio.warp
 from affine import Affine
+from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 
 from hsi_fuse.errors import GridError
@@ -109,11 +110,15 @@ class Grid:
         Returns
         -------
         columns, rows : ndarray, float64, shaped as the input
+            NaN where the other CRS cannot express the places.
         """
         shape = np.shape(columns)
         pixels = (np.ravel(columns).astype(float), np.ravel(rows).astype(float))
         x, y = self.transform * pixels  # type: ignore[operator]  # affine takes arrays too
         if self.crs is not None and other.crs is not None and self.crs != other.crs:
-            x, y = map(np.asarray, rasterio.warp.transform(self.crs, other.crs, x, y))
+            try:
+                x, y = map(np.asarray, rasterio.warp.transform(self.crs, other.crs, x, y))
+            except CPLE_BaseError:  # PROJ refuses some places instead of answering inf
+                x = y = np.full(np.size(x), np.nan)
         c, r = ~other.transform * (x, y)
         return np.reshape(c, shape), np.reshape(r, shape)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
-from hsi_fuse.errors import WriteError
+from hsi_fuse.errors import HsiFuseWarning, WriteError
 from hsi_fuse.files import atomic, check_output
 from hsi_fuse.grid import Grid
 from hsi_fuse.raster import Encoding, Raster
@@ -88,6 +91,28 @@ def write_image(
 
 def _is_rgb(values: NDArray[Any]) -> bool:
     return len(values) == 3 and values.dtype == np.uint8
+
+
+@contextmanager
+def gdal() -> Iterator[None]:
+    """GDAL as `GDAL` sets it; what it thinks of the creation options becomes a warning of ours."""
+    said: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            text = record.getMessage().partition(" in ")[2]
+            if ("creation option" in text or "ignoring" in text) and text not in said:
+                said.append(text)
+
+    logger, listener = logging.getLogger("rasterio._env"), Listener(logging.WARNING)
+    logger.addHandler(listener)
+    try:
+        with rasterio.Env(**GDAL):
+            yield
+    finally:
+        logger.removeHandler(listener)
+    if said:
+        warnings.warn(f"creation options: {'; '.join(said)}", HsiFuseWarning, stacklevel=4)
 
 
 def geometry(grid: Grid) -> dict[str, Any]:

@@ -93,11 +93,9 @@ def take_pictures(
         (problem.guide_weight[::step, ::step] > 0).cpu().numpy(),
     )
     zooms = []
-    for name, row, column in _telling_places(problem, before, after, valid_small, step, sam_map):
-        size = min(zoom_size, height, width)
-        top, left = (
-            int(np.clip(c - size // 2, 0, full - size)) for c, full in ((row, height), (column, width))
-        )
+    size = min(zoom_size, height, width)
+    places = _telling_places(problem, before, after, valid_small, step, sam_map)
+    for name, top, left in _windows(places, size, height, width):
         window = (slice(top, top + size), slice(left, left + size))
         inside = valid[window].cpu().numpy()
         shots = [_window(e, bands, *window) for e in (interpolation, estimate)]
@@ -177,6 +175,25 @@ def _guide_bands(problem: Problem, wavelengths_nm: Sequence[float] | None) -> li
     return [int(order[2]), int(order[1]), int(order[0])]
 
 
+def _windows(
+    places: Sequence[tuple[str, int, int]], size: int, height: int, width: int
+) -> list[tuple[str, int, int]]:
+    """(name, top, left) of the windows around places; one that half repeats another lends it its name."""
+    windows: list[tuple[str, int, int]] = []
+    for name, row, column in places:
+        top, left = (
+            int(np.clip(c - size // 2, 0, full - size)) for c, full in ((row, height), (column, width))
+        )
+        for i, (other, its_top, its_left) in enumerate(windows):
+            shared = max(0, size - abs(top - its_top)) * max(0, size - abs(left - its_left))
+            if shared > size * size / 2:
+                windows[i] = (f"{other}; {name}", its_top, its_left)
+                break
+        else:
+            windows.append((name, top, left))
+    return windows
+
+
 def _telling_places(
     problem: Problem,
     before: NDArray[np.float32],
@@ -214,7 +231,11 @@ def _telling_places(
     border[1:] |= seen[1:] != seen[:-1]
     points = torch.nonzero(border)
     if len(points):
-        row, column = points[len(points) // 2].tolist()
+        # far from what is shown already
+        shown = torch.tensor([place[1:] for place in places] or [[0, 0]], device=points.device)
+        points = points[:: max(1, len(points) // 4096)]
+        away = (points[:, None] - shown).double().square().sum(-1).amin(1)
+        row, column = points[int(away.argmax())].tolist()
         places.append(("edge of the reference", row, column))
     return places
 

@@ -12,7 +12,7 @@ import tomllib
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -95,7 +95,12 @@ def load_preset(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Pres
         if not tables:
             _known([target], [*SECTIONS, *dict(stages)], f"--set {override} on {where}", "table")
         for each in tables:
-            each[key] = _Text(text)
+            *path, last = key.split(".")
+            for step in path:  # into a group of settings
+                if not isinstance(each.get(step), dict):
+                    each[step] = {}
+                each = each[step]
+            each[last] = _Text(text)
 
     return Preset(
         name=name,
@@ -175,6 +180,9 @@ def _build(cls: type[Any], table: Mapping[str, Any], where: str) -> Any:
     _known(table, settable, where, "key")
     arguments = {}
     for key, value in table.items():
+        if is_dataclass(hints[key]) and isinstance(value, Mapping):
+            arguments[key] = _build(hints[key], value, f"{where}.{key}")
+            continue
         try:
             arguments[key] = _fit(value, hints[key])
         except TypeError:

@@ -1,4 +1,4 @@
-"""Problem and Estimate: the whole of what a method sees and returns. Tensor-land: no paths, no CRS, no truth."""
+"""Problem and Estimate: all that a method sees and returns. Tensor-land: no paths, no CRS, no truth."""
 
 from __future__ import annotations
 

@@ -15,7 +15,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hsi_fuse.assess import plain
+from hsi_fuse.encode import Encoder
 from hsi_fuse.envi_header import envi_paths
 from hsi_fuse.errors import WriteError
 from hsi_fuse.files import check_output
@@ -23,6 +26,7 @@ from hsi_fuse.pictures import composite, rgb_bands, stretch_limits, view
 from hsi_fuse.pipeline import FusionResult
 from hsi_fuse.preset import describe
 from hsi_fuse.problem import OnStep, silent
+from hsi_fuse.raster import Encoding, Raster
 from hsi_fuse.report import render, take_pictures
 from hsi_fuse.write import Driver, write_cube, write_image
 
@@ -47,6 +51,27 @@ def check_outputs(output: str | Path, driver: Driver = "GTiff", overwrite: bool 
     """
     for path in outputs(output, driver):
         check_output(path, overwrite)
+
+
+def stored_as(like: Raster, nodata: float | None = None) -> Encoding:
+    """How the product of an HSI is stored: as the HSI, but for another nodata value where one is given.
+
+    Raises
+    ------
+    WriteError
+        The type cannot hold that nodata value.
+    """
+    if nodata is None:
+        return like.encoding
+    encoding = replace(like.encoding, nodata=nodata)
+    dtype = np.dtype(encoding.dtype)
+    if dtype.kind in "iu" and Encoder.of(encoding).reserved:
+        limits = np.iinfo(dtype)
+        raise WriteError(
+            f"--nodata {nodata:g} does not fit {dtype}, as which the HSI is stored: "
+            f"give a whole number from {limits.min} to {limits.max}"
+        )
+    return encoding
 
 
 def save(
@@ -90,7 +115,7 @@ def save(
     check_outputs(output, driver, overwrite)
     finals = outputs(output, driver)
     like = result.hsi
-    encoding = like.encoding if nodata is None else replace(like.encoding, nodata=nodata)
+    encoding = stored_as(like, nodata)
     with _staged(finals) as folder:
         summary = write_cube(
             folder / output.name,
@@ -137,6 +162,8 @@ def _staged(finals: tuple[Path, ...]) -> Iterator[Path]:
             path.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise WriteError(f"cannot write {finals[0]}: {error.strerror or error}") from error
+        if isinstance(error, WriteError):  # it names the file in the folder, which nobody asked for
+            raise WriteError(str(error).replace(str(folder), str(home))) from error
         raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -20,6 +20,30 @@ METHODS = {
 }
 
 
+REGISTRATION = {
+    "shift_px": "found at (columns, rows) from the start, fine pixels",
+    "shift_m": "the same, m",
+    "content_offset_east_m": "the input's content lies east of the reference's by, m",
+    "content_offset_north_m": "the input's content lies north of the reference's by, m",
+    "rotation_deg": "rotation, °",
+    "scale_change": "change of scale, factor",
+    "standard_error_px": "standard error of the fit, fine pixels",
+    "explained": "share of the reference's variance that the input explains",
+    "covered": "share of the product that the reference covers",
+    "tie_points": "tie points held out of the fit",
+    "rrmse_px": "their RMSE, fine pixels",
+    "rrmse_m": "their RMSE, m",
+    "ce90_px": "90 % of them lie within, fine pixels",
+    "bias_px": "their mean (columns, rows), fine pixels",
+    "before_tie_points": "before: tie points",
+    "before_rrmse_px": "before: their RMSE, fine pixels",
+    "before_rrmse_m": "before: their RMSE, m",
+    "before_ce90_px": "before: 90 % of them lie within, fine pixels",
+    "before_bias_px": "before: their mean (columns, rows), fine pixels",
+}
+"""How the page names the figures of `pipeline.align`; others appear under their own names."""
+
+
 def render(
     quality: Quality,
     pictures: Pictures,
@@ -88,7 +112,7 @@ def render(
         zooms=zooms,
         marks=marks,
         plots=drawn,
-        registration=_flat(figures["registration"]),
+        registration=_flat(figures["registration"], labels=REGISTRATION),
         stages=[
             {"name": s.get("name", i + 1), "kept": s.get("kept"), "rows": _flat(s, without=("name", "kept"))}
             for i, s in enumerate(figures["stages"])
@@ -132,15 +156,23 @@ def _middle(values: Sequence[float | None]) -> float | None:
     return sizes[len(sizes) // 2] if sizes else None
 
 
-def _flat(mapping: Mapping[str, Any], prefix: str = "", without: Sequence[str] = ()) -> list[tuple[str, str]]:
+def _flat(
+    mapping: Mapping[str, Any],
+    prefix: str = "",
+    without: Sequence[str] = (),
+    labels: Mapping[str, str] | None = None,
+) -> list[tuple[str, str]]:
     """Rows (name, text) of a nested mapping; long lists are told by their length."""
     rows = []
     for key, value in mapping.items():
         if key in without:
             continue
-        name = f"{prefix}{key}".replace("_", " ")
+        name = (labels or {}).get(key, f"{prefix}{key}".replace("_", " "))
         if isinstance(value, Mapping):
             rows += _flat(value, f"{prefix}{key} › ")
+        elif isinstance(value, list) and 0 < len(value) <= 12 and all(isinstance(v, Mapping) for v in value):
+            for i, entry in enumerate(value):
+                rows += _flat(entry, f"{prefix}{key} › {entry.get('name', i + 1)} › ", without=("name",))
         elif isinstance(value, list) and (
             len(value) > 12 or any(isinstance(v, list | Mapping) for v in value)
         ):

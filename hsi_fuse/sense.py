@@ -25,6 +25,7 @@ from hsi_fuse.subspace import estimate_noise, fill_nearest, fit_subspace
 
 Array = NDArray[np.float64]
 ROBUST_ROUNDS = 4
+PSF_ROUNDS = 4
 TUKEY = 4.7
 """Tukey's biweight constant in standard deviations: 95 % efficient on Gaussian residuals."""
 
@@ -91,9 +92,7 @@ def sense(
         Fewer than 3 (dimensions + 1) HSI pixels lie fully under the guide.
     """
     options = options or SenseOptions()
-    hsi, hsi_weight, guide, guide_weight = _window(
-        hsi, hsi_weight, guide, guide_weight, ratio, options.crop_hsi_px
-    )
+    hsi, hsi_weight, guide, guide_weight = _window(hsi, hsi_weight, guide, guide_weight, ratio, options)
     noise = estimate_noise(hsi, hsi_weight)
     guide = fill_nearest(guide, guide_weight)
     subspace = fit_subspace(hsi, hsi_weight, noise, options.dimensions)
@@ -118,9 +117,8 @@ def sense(
         "gain": [float(v) for v in srf.sum(1)],
         "offset": [float(v) for v in offset],
     }
-    like = {"dtype": hsi.dtype, "device": hsi.device}
-    sensor = Sensor(torch.tensor(srf, **like), torch.tensor(offset, **like), psf, ratio, found)  # type: ignore[arg-type]
-    return Sensed(sensor, torch.tensor(guide_noise, **like))  # type: ignore[arg-type]
+    responses, offsets, deviations = (torch.from_numpy(v).to(hsi) for v in (srf, offset, guide_noise))
+    return Sensed(Sensor(responses, offsets, psf, ratio, found), deviations)
 
 
 def supported(guide_weight: Tensor, hsi_weight: Tensor, psf: Tensor, ratio: int) -> Tensor:
@@ -130,13 +128,18 @@ def supported(guide_weight: Tensor, hsi_weight: Tensor, psf: Tensor, ratio: int)
 
 
 def _window(
-    hsi: Tensor, hsi_weight: Tensor, guide: Tensor, guide_weight: Tensor, ratio: int, most: int
+    hsi: Tensor, hsi_weight: Tensor, guide: Tensor, guide_weight: Tensor, ratio: int, options: SenseOptions
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Central window of the overlap, at most `most` HSI pixels a side."""
+    """Central window of the overlap, at most `crop_hsi_px` HSI pixels a side.
+
+    Around it a rim as wide as the widest PSF reaches, whose HSI pixels have no weight: at the window's own
+    edge the PSF would see mirrored ground as if the guide showed it.
+    """
+    most, rim = options.crop_hsi_px, int(np.ceil(3.2 * options.psf_fwhm_hsi_px[1] / 2.3548))
     both = (
         blur_down(guide_weight[None], torch.ones_like(guide_weight[:ratio, :ratio]) / ratio**2, ratio)[0] > 0
     ) & (hsi_weight > 0)
-    spans = []
+    spans, inner = [], torch.zeros_like(hsi_weight)
     for axis in (1, 0):
         line = torch.nonzero(both.any(axis))[:, 0]
         first, last = (int(line.min()), int(line.max()) + 1) if len(line) else (0, both.shape[1 - axis])
@@ -145,12 +148,15 @@ def _window(
             last = first + most
         spans.append((first, last))
     (r0, r1), (c0, c1) = spans
+    inner[r0:r1, c0:c1] = hsi_weight[r0:r1, c0:c1]
+    height, width = hsi_weight.shape
+    r0, r1, c0, c1 = max(r0 - rim, 0), min(r1 + rim, height), max(c0 - rim, 0), min(c1 + rim, width)
     fine = (slice(r0 * ratio, r1 * ratio), slice(c0 * ratio, c1 * ratio))
-    return hsi[:, r0:r1, c0:c1], hsi_weight[r0:r1, c0:c1], guide[(slice(None), *fine)], guide_weight[fine]
+    return hsi[:, r0:r1, c0:c1], inner[r0:r1, c0:c1], guide[(slice(None), *fine)], guide_weight[fine]
 
 
 def _unexplained(design: Tensor, seen: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Weighted regression of `seen` (m, N) on `design` (p, N): (residual (m, N), fraction of variance left (m,))."""
+    """Weighted regression of `seen` (m, N) on `design` (p, N): residual (m, N), share left (m,)."""
     weighted = design * weight
     gram = weighted @ design.T
     gram = gram + 1e-10 * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
@@ -180,14 +186,14 @@ def _fit_psf(
     needed = 3 * (low.shape[0] + 1)
     if int(support.sum()) < needed:
         raise AlignmentError(
-            f"only {int(support.sum())} HSI pixels lie fully under the reference, learning the sensors needs {needed}: "
-            "use a reference that covers more of the scene"
+            f"only {int(support.sum())} HSI pixels lie fully under the reference, learning the sensors needs "
+            f"{needed}: use a reference that covers more of the scene"
         )
     design = torch.cat([torch.ones_like(low[:1]), low])[:, support].double()
     weight = torch.ones(design.shape[1], dtype=torch.float64, device=low.device)
 
     def kernel(theta: Array) -> Tensor:
-        """theta: log of the geometric mean FWHM, then the log-aspect vector (cos 2a, sin 2a) as in an ellipse."""
+        """theta: log of the geometric mean FWHM, then the ellipse's log-aspect vector (cos 2a, sin 2a)."""
         aspect = min(float(np.hypot(theta[1], theta[2])), 1.0)
         mean = float(np.exp(np.clip(theta[0], np.log(smallest), np.log(largest))))
         angle = 0.5 * float(np.arctan2(theta[2], theta[1]))
@@ -202,7 +208,8 @@ def _fit_psf(
 
     widths = np.geomspace(smallest, largest, 15)
     theta = np.zeros(3)
-    for _ in range(2):
+    for _ in range(PSF_ROUNDS):  # weights of a wrong PSF spare the wrong pixels
+        before = theta
         start = min((np.array([np.log(w), *theta[1:]]) for w in widths), key=cost)
         simplex = np.stack([start, *(start + d for d in (np.diag([0.1, 0.1, 0.1])))])
         theta = minimize(
@@ -216,6 +223,8 @@ def _fit_psf(
             residual, left = _unexplained(design, seen, weight)
             weight = tukey(residual)
         widths = np.exp(theta[0]) * np.geomspace(0.7, 1.4, 7)
+        if np.abs(theta - before).max() < 0.01:
+            break
     psf = kernel(theta)
     rim = [abs(float(np.exp(theta[0])) / edge - 1) < 0.02 for edge in (smallest, largest)]
     return psf, {
@@ -238,7 +247,7 @@ def _folds(support: Tensor, folds: int) -> NDArray[np.int64]:
 def _fit_srf(
     spectra: Array, seen: Array, fold: NDArray[np.int64], noise: Array
 ) -> tuple[Array, Array, Array, list[float]]:
-    """Non-negative, smooth SRF with offset, robust: (srf (m, n), offset (m,), residual std (m,), smoothness (m,)).
+    """Non-negative, smooth, robust: srf (m, n), offset (m,), residual deviation (m,), smoothness (m,).
 
     Minimises sum_i w_i (y_i - r x_i - o)^2 + smoothness |second differences of r|^2 subject to r >= 0. The
     smoothness is chosen for each guide band by spatial cross-validation, the weights w are Tukey's.

@@ -18,7 +18,8 @@ class Sensor:
     Attributes
     ----------
     srf : Tensor (m, n)
-        Guide band i = srf[i] @ spectrum + offset[i]. Non-negative; carries the radiometric gain (HSI units -> guide units).
+        Guide band i = srf[i] @ spectrum + offset[i]. Non-negative; carries the radiometric gain (HSI units ->
+        guide units).
     offset : Tensor (m,)
     psf : Tensor (p, p)
         Blur from the fine grid to the HSI, non-negative, sums to 1, centred; p and ratio of one parity.
@@ -52,7 +53,7 @@ class Sensor:
 
     @property
     def psf_fwhm(self) -> tuple[float, float]:
-        """Full width at half maximum (rows, columns) in fine pixels of the Gaussian with the PSF's variances."""
+        """Full width at half maximum (rows, columns) in fine pixels, of a Gaussian of the PSF's variances."""
         size = self.psf.shape[0]
         offsets = torch.arange(size, dtype=self.psf.dtype, device=self.psf.device) - (size - 1) / 2
         row, column = self.psf.sum(1), self.psf.sum(0)

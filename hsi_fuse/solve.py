@@ -279,8 +279,7 @@ def solve_map(problem: Problem, subspace: Subspace, prior: Prior, options: MapOp
     curvature = whitened @ mixing
     weight = feather(problem.guide_weight, ratio)
     down, across = bonds(standardise(problem.guide, problem.guide_weight), problem.guide_weight, options.edge)
-    trust = blur_down(weight[None], psf, ratio)[0] * problem.hsi_weight  # (h, w)
-    trust = trust / (1 + (problem.position_error * steepness(low)) ** 2)  # (k, h, w)
+    trust = blur_down(weight[None], psf, ratio)[0] * hsi_trust(problem, low)  # (k, h, w)
 
     def times(matrix: Tensor, image: Tensor) -> Tensor:
         return torch.tensordot(matrix.to(image), image, dims=1)
@@ -340,6 +339,11 @@ def reconcile(problem: Problem, subspace: Subspace) -> Problem:
     bias = bias**3 / (bias**2 + problem.guide_noise[:, None, None] ** 2)
     level = upsample(fill_nearest(bias, support.to(bias)), ratio)
     return replace(problem, guide=torch.where(problem.guide_weight > 0, problem.guide - level, 0.0))
+
+
+def hsi_trust(problem: Problem, low: Tensor) -> Tensor:
+    """Inverse variance of each HSI coefficient in units of its noise: (k, h, w), 0 without data."""
+    return problem.hsi_weight / (1 + (problem.position_error * steepness(low)) ** 2)
 
 
 def steepness(image: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy import ndimage
+from scipy.optimize import nnls
 from torch import Tensor
 
 from hsi_fuse.problem import Estimate, Problem
@@ -19,10 +20,11 @@ NEIGHBOUR_BANDS = 6
 def estimate_noise(hsi: Tensor, weight: Tensor) -> Tensor:
     """Noise of each band, from how well its spectral neighbours predict it.
 
-    Every band is regressed on its neighbours in the cube (multiple regression, as in Bioucas-Dias and Nascimento,
-    HySime, TGRS 2008, section II-A, restricted to `NEIGHBOUR_BANDS` on each side so that small scenes of many bands
-    keep degrees of freedom). What is left counts as noise; since the neighbours are noisy too, this
-    overestimates slightly.
+    Every band is regressed on its neighbours in the cube (multiple regression, as in Bioucas-Dias and
+    Nascimento, HySime, TGRS 2008, section II-A). Deviations: only `NEIGHBOUR_BANDS` on each side take part,
+    so that small scenes of many bands keep degrees of freedom; and what is left holds the neighbours' noise
+    too, each by its squared regression coefficient, which is solved for (at a spectrum's ends, where
+    neighbours stand on one side only, it doubles the deviation).
 
     Parameters
     ----------
@@ -33,29 +35,33 @@ def estimate_noise(hsi: Tensor, weight: Tensor) -> Tensor:
     Returns
     -------
     Tensor (n,)
-        Standard deviation, never below 1e-4 of the band's own spread (quantisation; a noise-free simulation).
+        Standard deviation, never below 1e-4 of the band's own spread (quantisation; a simulation without).
     """
     pixels = hsi[:, weight > 0].double()  # (n, N)
     n, count = pixels.shape
     centred = pixels - pixels.mean(1, keepdim=True)
     gram = centred @ centred.T / count
     spread = gram.diagonal().clamp_min(0).sqrt()
-    noise = torch.empty(n, dtype=torch.float64, device=hsi.device)
+    left = torch.empty(n, dtype=torch.float64, device=hsi.device)
+    shares = torch.eye(n, dtype=torch.float64, device=hsi.device)  # of each band's noise in what is left
     for band in range(n):
         others = [
             b for b in range(max(0, band - NEIGHBOUR_BANDS), min(n, band + NEIGHBOUR_BANDS + 1)) if b != band
         ]
         if not others:
-            noise[band] = 0.01 * spread[band]
+            left[band] = (0.01 * spread[band]) ** 2
             continue
         inner = gram[others][:, others]
         inner = inner + 1e-9 * inner.diagonal().mean() * torch.eye(
             len(others), dtype=inner.dtype, device=inner.device
         )
         cross = gram[others, band]
-        left = gram[band, band] - cross @ torch.linalg.solve(inner, cross)
+        slopes = torch.linalg.solve(inner, cross)
         freedom = max(1.0 - len(others) / max(count, 1), 0.1)
-        noise[band] = (left.clamp_min(0) / freedom).sqrt()
+        left[band] = (gram[band, band] - cross @ slopes).clamp_min(0) / freedom
+        shares[band, others] = slopes**2
+    variance = torch.from_numpy(nnls(shares.cpu().numpy(), left.cpu().numpy())[0]).to(left)
+    noise = torch.maximum(variance, 0.1 * left).sqrt()
     floor = 1e-4 * torch.maximum(spread, spread.mean())
     return torch.maximum(noise, floor.clamp_min(1e-12)).to(hsi.dtype)
 
@@ -67,7 +73,8 @@ class Subspace:
     Attributes
     ----------
     basis : Tensor (n, k)
-        Columns in HSI units, orthonormal once each band is divided by its noise: noise of the coefficients is white.
+        Columns in HSI units, orthonormal once each band is divided by its noise: the coefficients' noise is
+        white.
     mean : Tensor (n,)
     noise : Tensor (n,)
     """
@@ -117,7 +124,7 @@ def fit_subspace(hsi: Tensor, weight: Tensor, noise: Tensor, largest: int = 24) 
 
 
 def fill_nearest(image: Tensor, weight: Tensor) -> Tensor:
-    """Replace pixels of weight 0 by their nearest neighbour of positive weight: (c, h, w), (h, w) -> (c, h, w)."""
+    """Replace pixels of weight 0 by the nearest of positive weight: (c, h, w), (h, w) -> (c, h, w)."""
     hole = (weight <= 0).cpu().numpy()
     if not hole.any() or hole.all():
         return image
@@ -126,10 +133,16 @@ def fill_nearest(image: Tensor, weight: Tensor) -> Tensor:
 
 
 def upsample(image: Tensor, ratio: int) -> Tensor:
-    """Bicubic interpolation on pixel centres: (c, h, w) -> (c, ratio h, ratio w)."""
+    """Bicubic interpolation on pixel centres: (c, h, w) -> (c, ratio h, ratio w).
+
+    Keys' kernel with a = -1/2, which keeps ramps straight. PyTorch has it behind `antialias`; its other
+    bicubic (a = -3/4) bends them by up to 0.04 pixels.
+    """
     if ratio == 1:
         return image
-    return F.interpolate(image[None], scale_factor=float(ratio), mode="bicubic", align_corners=False)[0]
+    return F.interpolate(
+        image[None], scale_factor=float(ratio), mode="bicubic", align_corners=False, antialias=True
+    )[0]
 
 
 def problem_subspace(problem: Problem, largest: int = 24) -> Subspace:

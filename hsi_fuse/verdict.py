@@ -255,4 +255,4 @@ def _evidence(figures: Mapping[str, Any]) -> str:
 
 
 def _degrees(value: float | None) -> str:
-    return "an unknown angle" if value is None else f"{value:.2g}°"
+    return "an unknown angle" if value is None else f"{value:#.2g}".rstrip(".") + "°"

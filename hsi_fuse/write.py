@@ -20,7 +20,7 @@ from hsi_fuse.envi_header import envi_paths, header_text
 from hsi_fuse.errors import HsiFuseWarning, WriteError
 from hsi_fuse.files import atomic, atomic_files, check_output, write_text
 from hsi_fuse.grid import Grid
-from hsi_fuse.gtiff import GDAL, TILE, describe, geometry, lasting_tags, profile, upper, verify, write_image
+from hsi_fuse.gtiff import TILE, describe, gdal, geometry, lasting_tags, profile, upper, verify, write_image
 from hsi_fuse.raster import Encoding, Raster
 
 __all__ = [
@@ -131,8 +131,8 @@ def write_cube(
         final.with_name(final.name + ".aux.xml").unlink(missing_ok=True)
     if chunks.chose_nodata:
         warnings.warn(
-            f"{finals[0]}: the input names no nodata number for {encoder.encoding.dtype}; pixels without "
-            f"values are stored as {encoder.encoding.nodata:g}, which is declared as nodata",
+            f"{finals[0].name}: the input names no nodata number for {encoder.encoding.dtype}; pixels "
+            f"without values are stored as {encoder.encoding.nodata:g}, which is declared as nodata",
             HsiFuseWarning,
             stacklevel=2,
         )
@@ -195,7 +195,7 @@ def _write_envi(parts: tuple[Path, ...], chunks: _Chunks) -> None:
 def _write_gtiff(part: Path, chunks: _Chunks, options: Mapping[str, str], *, overviews: bool) -> None:
     options = profile(chunks.encoder.encoding.dtype, options)
     grid, like = chunks.grid, chunks.like
-    with rasterio.Env(**GDAL):
+    with gdal():
         with rasterio.open(part, "w", count=like.bands, **geometry(grid), **options) as file:
             for top in range(0, grid.height, TILE):  # whole tiles, so that each is compressed once
                 bottom = min(top + TILE, grid.height)
@@ -217,7 +217,7 @@ def _write_cog(part: Path, chunks: _Chunks, options: Mapping[str, str]) -> None:
     try:
         _write_gtiff(plain, chunks, {}, overviews=False)
         defaults = {"COMPRESS": "DEFLATE", "PREDICTOR": "YES", "BLOCKSIZE": "512", "BIGTIFF": "IF_SAFER"}
-        with rasterio.Env(**GDAL):
+        with gdal():
             rasterio.shutil.copy(str(plain), str(part), driver="COG", **{**defaults, **upper(options)})
             verify(part, chunks.grid)
     finally:

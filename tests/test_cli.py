@@ -85,6 +85,24 @@ def test_bad_override(refused, pair, override):
     )
 
 
+@pytest.mark.parametrize("nodata", ["nan", "70000", "0.5"])
+def test_nodata_that_does_not_fit(refused, pair, nodata):
+    line = refused(7, "run", pair.hsi, pair.ref, "--preset", "draft", "--nodata", nodata)
+    assert "int16" in line
+
+
+def test_a_failing_driver_names_the_output(refused, pair):
+    line = refused(7, "run", pair.hsi, pair.ref, "--preset", "interpolation", "--co", "BLOCKXSIZE=7")
+    assert "scene_fused.tif" in line
+    assert ".part" not in line
+
+
+def test_a_creation_option_that_gdal_ignores_is_told(pair, capsys):
+    arguments = ["run", str(pair.hsi), str(pair.ref), "--preset", "interpolation", "--co", "COMPRESS=FOO"]
+    assert main(arguments) == 0
+    assert "COMPRESS=FOO value not recognised" in capsys.readouterr().err
+
+
 def test_existing_output_is_refused_before_anything_is_read(refused, workplace):
     (workplace / "a_fused.tif").write_text("precious")
     assert "--overwrite" in refused(7, "run", "a.hdr", "b.tif")

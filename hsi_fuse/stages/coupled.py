@@ -1,0 +1,333 @@
+"""Stage `coupled`: an unmixing network learned through the operators, then data consistency. The default."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hsi_fuse.optimise import Schedule, Trained, train
+from hsi_fuse.physics import blur_down, psf_padding
+from hsi_fuse.problem import Estimate, OnStep, Problem, StageResult, silent
+from hsi_fuse.sense import supported
+from hsi_fuse.solve import (
+    MapOptions,
+    Prior,
+    anchor,
+    hsi_trust,
+    reconcile,
+    regression_prior,
+    solve_map,
+    standardise,
+)
+from hsi_fuse.subspace import Subspace, fill_nearest, problem_subspace
+
+LEAST_SUPPORT = 64
+"""HSI pixels under the guide below which there is nothing to learn from."""
+BLOCK_PIXELS = 1 << 18
+IMITATED_PIXELS, IMITATION_RATE = 2048, 5e-3
+TILES = 16
+LOG_ILLUMINATION = 0.5
+"""Largest logarithm of the illumination scale to either side."""
+
+
+class UnmixingNetwork(nn.Module):
+    """Guide pixel -> abundances, illumination and a signed residual -> coefficients of the scene's subspace.
+
+    coefficients = zero + illumination (sum_j abundance_j endmember_j - zero) + residual, where `zero` are the
+    coefficients of the all-zero spectrum, so that illumination scales spectra and not their deviation from the mean.
+    Abundances are a softmax: non-negative, sum to one.
+
+    Parameters
+    ----------
+    bands : int
+        Guide bands m.
+    endmembers : Tensor (K, k)
+        Where they start, in coefficients.
+    zero : Tensor (k,)
+    spread : Tensor (k,)
+        Typical size of each coefficient; scales the residual.
+    hidden : int
+        Width of the three hidden layers.
+    """
+
+    def __init__(self, bands: int, endmembers: Tensor, zero: Tensor, spread: Tensor, hidden: int) -> None:
+        super().__init__()
+        count, size = endmembers.shape
+        layers: list[nn.Module] = []
+        for width in (bands, hidden, hidden):
+            layers += [nn.Linear(width, hidden), nn.LeakyReLU(0.2)]
+        self.trunk = nn.Sequential(*layers)
+        self.material = nn.Linear(hidden, count + 1)
+        self.rest = nn.Linear(hidden, size)
+        nn.init.zeros_(self.rest.weight)
+        nn.init.zeros_(self.rest.bias)
+        self.endmembers = nn.Parameter(endmembers.clone())
+        self.register_buffer("zero", zero)
+        self.register_buffer("spread", spread)
+
+    def abundances(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Abundances (N, K), illumination (N, 1) and hidden features of guide pixels (N, m)."""
+        features = self.trunk(pixels)
+        logits = self.material(features)
+        illumination = torch.exp(LOG_ILLUMINATION * torch.tanh(logits[:, -1:]))
+        return torch.softmax(logits[:, :-1], 1), illumination, features
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Coefficients (N, k) of guide pixels (N, m)."""
+        mixture, illumination, features = self.abundances(pixels)
+        zero, spread = self.get_buffer("zero"), self.get_buffer("spread")
+        material = mixture @ self.endmembers - zero
+        return zero + illumination * material + self.rest(features) * spread
+
+
+@dataclass(frozen=True)
+class Coupled:
+    """Coupled unmixing, unsupervised on this scene.
+
+    A per-pixel network maps the guide to abundances; endmembers are shared by the scene and start at the HSI's
+    own vertices. Network and endmembers are learned together through both operators, so that the cube they
+    stand for, blurred, is the HSI and, mixed by the SRF, is the guide (the coupling of CUCaNet, Yao et al., ECCV
+    2020, and of coupled unmixing since Yokoya et al., TGRS 2012). What the network leaves is solved for by
+    `solve_map`, with the network as prior mean.
+
+    Deviations from CUCaNet: one encoder (guide -> abundances) instead of two, per-pixel instead of 5 x 5, softmax with
+    an illumination scale instead of a clamp, a signed residual in the subspace for what the endmembers cannot
+    carry, squared losses in noise units instead of L1, SRF and PSF given, and training on crops with a stop on
+    held-out HSI pixels instead of a fixed number of whole-image epochs.
+
+    Attributes
+    ----------
+    steps : int
+        Most training steps.
+    learning_rate : float
+    hidden : int
+        Width of the network.
+    endmembers : int
+        0: two more than the subspace has dimensions.
+    crop_hsi_px : int
+        Side of the training crops.
+    held_out : float
+        Fraction of HSI pixels that decide when to stop.
+    imitate : int
+        Steps in which the network first learns to give the regression's answer: a better and steadier start
+        than random weights.
+    balance : float
+        0 weighs HSI coefficients by their noise alone, 1 by how far the regression misses each; between is best.
+    positive : float
+        Weight of the penalty on negative endmember spectra.
+    dimensions : int
+        Most dimensions of the subspace.
+    share : float
+        Most weight of the network beside the regression in the prior's mean. The weight falls with the held-out
+        error e, in units of the regression's own: share / (1 + (e / 2)^2).
+    solve : MapOptions
+        Of the data consistency at the end.
+    """
+
+    steps: int = 800
+    learning_rate: float = 3e-3
+    hidden: int = 64
+    endmembers: int = 0
+    crop_hsi_px: int = 16
+    held_out: float = 0.1
+    imitate: int = 300
+    balance: float = 0.5
+    positive: float = 0.01
+    dimensions: int = 24
+    share: float = 0.8
+    solve: MapOptions = field(default_factory=MapOptions)
+
+    def __call__(self, problem: Problem, start: Estimate, on_step: OnStep) -> StageResult:
+        """Train on `problem` and solve it; `start` is not used: the guide holds more than interpolation."""
+        subspace = problem_subspace(problem, self.dimensions)
+        problem = reconcile(problem, subspace)
+        prior = regression_prior(problem, subspace)
+        learned = self._learn(problem, subspace, prior, on_step)
+        verdict: dict[str, object] = {
+            "kept": False,
+            "reason": "too few HSI pixels under the guide to learn from",
+        }
+        history: tuple[dict[str, float], ...] = ()
+        products: dict[str, Tensor] = {}
+        if learned is not None:
+            network, trained = learned
+            history = trained.history
+            weight = self.share / (1 + (trained.best_score / 2) ** 2)
+            low = subspace.project(fill_nearest(problem.hsi, problem.hsi_weight))
+            detail, abundances = _whole(network, problem)
+            prior = anchor(problem, low, weight * detail + (1 - weight) * prior.mean)
+            spectra = subspace.basis @ network.endmembers.detach().T + subspace.mean[:, None]
+            products = {"endmembers": spectra, "abundances": abundances}
+            verdict = {
+                "kept": True,
+                "network_weight": weight,
+                "best_step": trained.best_step,
+                "held_out_error": trained.best_score,
+                "endmembers": len(network.endmembers),
+            }
+        coefficients, iterations = solve_map(problem, subspace, prior, self.solve)
+        on_step("coupled", self.steps, self.steps, 0.0)
+        estimate = Estimate(subspace.basis, subspace.mean, coefficients)
+        verdict = {**verdict, "dimensions": subspace.size, "cg_iterations": iterations}
+        return StageResult(estimate, verdict, history, products)
+
+    def _learn(
+        self, problem: Problem, subspace: Subspace, prior: Prior, on_step: OnStep
+    ) -> tuple[UnmixingNetwork, Trained] | None:
+        """The trained network and how that went; None where there is too little to learn from."""
+        ratio, psf, sensor = problem.ratio, problem.sensor.psf, problem.sensor
+        low = subspace.project(fill_nearest(problem.hsi, problem.hsi_weight))  # (k, h, w)
+        usable = supported(problem.guide_weight, problem.hsi_weight, psf, ratio)
+        if int(usable.sum()) < LEAST_SUPPORT:
+            return None
+        draw = torch.Generator().manual_seed(problem.seed)
+        asked = (torch.rand(usable.shape, generator=draw) < self.held_out).to(usable.device)
+        trust = hsi_trust(problem, low)
+        to_learn, to_check = trust * (usable & ~asked), trust * (usable & asked)
+        variance = prior.covariance.diagonal()
+        scale = variance ** (-self.balance / 2)
+        scale = scale / (scale**2 * variance).mean().sqrt()  # the regression's own error is about 1
+        guide = standardise(fill_nearest(problem.guide, problem.guide_weight), problem.guide_weight)
+        mixing = sensor.srf @ subspace.basis
+        known = sensor.offset + sensor.srf @ subspace.mean
+        crops = _Crops(usable, self.crop_hsi_px, -(-max(psf_padding(psf.shape[0], ratio), 0) // ratio), ratio)
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(problem.seed)
+            network = UnmixingNetwork(
+                len(guide),
+                _vertices(low[:, usable], self.endmembers or subspace.size + 2),
+                subspace.project(torch.zeros_like(problem.hsi[:, :1, 0]))[:, 0],
+                low[:, usable].std(1),
+                self.hidden,
+            ).to(problem.device)
+
+        def misfit(crop: _Crop, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            """Coefficients of a crop, weighted sum of squared HSI misfits, sum of the weights."""
+            pixels = guide[:, *crop.fine]
+            a = network(pixels.flatten(1).T).T.reshape(-1, *pixels.shape[1:])  # (k, sc, sc)
+            w = weight[:, *crop.coarse] * crop.inner
+            error = (low[:, *crop.coarse] - blur_down(a, psf, ratio)) * scale[:, None, None]
+            return a, (error**2 * w).sum(), w.sum()
+
+        def loss() -> Tensor:
+            crop = crops.any(draw)
+            a, squares, count = misfit(crop, to_learn)
+            seen = torch.tensordot(mixing, a, dims=1) + known[:, None, None]
+            weight = problem.guide_weight[crop.fine]
+            difference = (seen - problem.guide[:, *crop.fine]) / problem.guide_noise[:, None, None]
+            on_guide = (difference**2 * weight).sum() / (weight.sum() * len(mixing)).clamp_min(1)
+            spectra = subspace.basis @ network.endmembers.T + subspace.mean[:, None]  # (n, K)
+            negative = (F.relu(-spectra) / subspace.noise[:, None]) ** 2
+            return squares / count.clamp_min(1) + on_guide + self.positive * negative.mean()
+
+        @torch.no_grad()
+        def score() -> float:
+            parts = [misfit(crop, to_check)[1:] for crop in crops.tiles()]
+            squares, count = (sum(float(p[i]) for p in parts) for i in (0, 1))
+            return squares / max(count, 1e-9)
+
+        pixels = guide[:, problem.guide_weight > 0].T  # (N, m)
+        answers = prior.mean[:, problem.guide_weight > 0].T  # (N, k)
+
+        def imitation() -> Tensor:
+            few = torch.randint(len(pixels), (IMITATED_PIXELS,), generator=draw).to(pixels.device)
+            return (((network(pixels[few]) - answers[few]) * scale) ** 2).mean()
+
+        weights = [p for name, p in network.named_parameters() if name != "endmembers"]
+        if self.imitate:
+            once = Schedule(self.imitate, check_every=self.imitate)
+            groups: list[dict[str, object]] = [{"params": weights, "lr": IMITATION_RATE}]
+            train(network, groups, imitation, lambda: 0.0, once, silent, "coupled")
+        groups = [
+            {"params": weights, "lr": self.learning_rate},
+            # endmembers live in noise units: their step is in proportion to the scene's spread
+            {
+                "params": [network.endmembers],
+                "lr": 0.2 * self.learning_rate * float(network.get_buffer("spread").mean()),
+            },
+        ]
+        schedule = Schedule(self.steps, check_every=max(min(100, self.steps // 4), 1))
+        return network, train(network, groups, loss, score, schedule, on_step, "coupled")
+
+
+@dataclass(frozen=True)
+class _Crop:
+    """A window of HSI pixels, its fine pixels, and which HSI pixels see only the window (h, w)."""
+
+    coarse: tuple[slice, slice]
+    fine: tuple[slice, slice]
+    inner: Tensor
+
+
+class _Crops:
+    """Training windows that hold enough usable HSI pixels."""
+
+    def __init__(self, usable: Tensor, side: int, ring: int, ratio: int) -> None:
+        """`ring`: HSI pixels at a window's rim whose PSF reaches out of it."""
+        self.shape = usable.shape
+        self.size = (min(side, usable.shape[0]), min(side, usable.shape[1]))
+        self.ring, self.ratio, self.device = ring, ratio, usable.device
+        share = F.avg_pool2d(usable.float()[None, None], self.size, stride=1)[0, 0]
+        self.origins = torch.nonzero(share >= min(0.5, float(share.max()))).cpu()
+
+    def any(self, draw: torch.Generator) -> _Crop:
+        """A random window."""
+        i, j = self.origins[int(torch.randint(len(self.origins), (1,), generator=draw))].tolist()
+        return self._at(i, j)
+
+    def tiles(self) -> Iterator[_Crop]:
+        """At most `TILES` windows spread evenly over the scene."""
+        chosen = torch.linspace(0, len(self.origins) - 1, min(TILES, len(self.origins))).round().long()
+        for i, j in self.origins[chosen].tolist():
+            yield self._at(i, j)
+
+    def _at(self, i: int, j: int) -> _Crop:
+        s, (height, width) = self.ratio, self.size
+        inner = torch.ones(self.size, device=self.device)
+        for axis, (first, size) in enumerate(((i, height), (j, width))):
+            # at the scene's own border edges are mirrored, as in the whole image
+            if first > 0:
+                inner.narrow(axis, 0, min(self.ring, size)).zero_()
+            if first + size < self.shape[axis]:
+                inner.narrow(axis, size - min(self.ring, size), min(self.ring, size)).zero_()
+        coarse = (slice(i, i + height), slice(j, j + width))
+        return _Crop(coarse, (slice(i * s, (i + height) * s), slice(j * s, (j + width) * s)), inner)
+
+
+def _vertices(spectra: Tensor, count: int) -> Tensor:
+    """Pixels that span the data, (k, N) -> (count, k): successive orthogonal projection (Araujo et al. 2001).
+
+    Lifted by a constant coordinate, so that vertices of the affine hull are found and k + 1 of them exist; more
+    are drawn evenly along the pixels' order by brightness.
+    """
+    lifted = torch.cat([spectra, spectra.std().expand(1, spectra.shape[1])])
+    rest, chosen = lifted.clone(), []
+    for _ in range(min(count, len(lifted), spectra.shape[1])):
+        power = (rest**2).sum(0)
+        index = int(power.argmax())
+        if float(power[index]) <= 1e-10 * float((lifted**2).sum(0).max()):
+            break
+        chosen.append(index)
+        axis = rest[:, index] / rest[:, index].norm()
+        rest = rest - axis[:, None] * (axis @ rest)
+    more = count - len(chosen)
+    if more > 0:
+        order = spectra[0].argsort()
+        chosen += order[torch.linspace(0, len(order) - 1, more + 2).long()[1:-1]].tolist()
+    return spectra[:, chosen].T
+
+
+@torch.no_grad()
+def _whole(network: UnmixingNetwork, problem: Problem) -> tuple[Tensor, Tensor]:
+    """Coefficients (k, H, W) and abundances (K, H, W) of the whole guide, in blocks of pixels."""
+    guide = standardise(fill_nearest(problem.guide, problem.guide_weight), problem.guide_weight)
+    pixels = guide.flatten(1).T
+    blocks = [(network(part), network.abundances(part)[0]) for part in torch.split(pixels, BLOCK_PIXELS)]
+    shape = problem.guide_weight.shape
+    coefficients, abundances = (torch.cat(part).T.reshape(-1, *shape) for part in zip(*blocks, strict=True))
+    return coefficients, abundances

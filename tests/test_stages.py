@@ -1,0 +1,165 @@
+"""What every method must keep to, whatever it does inside: the contract of `hsi_fuse.problem.Stage`."""
+
+from dataclasses import fields, replace
+
+import pytest
+import torch
+from synthetic import RATIO, observed, problem_of, psnr
+
+from hsi_fuse.problem import Estimate, Problem, Stage, silent
+from hsi_fuse.stages import STAGES
+from hsi_fuse.subspace import interpolate
+
+CHEAP = {"coupled": {"steps": 60}}
+"""Settings by stage that make it quick; those that a stage does not have are left out."""
+
+
+@pytest.fixture(params=STAGES)
+def stage(request: pytest.FixtureRequest) -> Stage:
+    kind = STAGES[request.param]
+    known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
+    return kind(**{key: value for key, value in CHEAP.get(request.param, {}).items() if key in known})
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    """Registered pairs of 96 x 112 fine pixels by the number of guide bands."""
+    from synthetic import scene
+
+    return {m: observed(m, truth=scene(96, 112)) for m in (1, 3, 4, 9)}
+
+
+def run(stage: Stage, problem: Problem) -> Estimate:
+    return stage(problem, interpolate(problem), silent).estimate
+
+
+def cube(estimate: Estimate) -> torch.Tensor:
+    return estimate.rows(0, estimate.shape[1])
+
+
+def half(pair) -> torch.Tensor:
+    weight = torch.ones(pair.guide.shape[1:])
+    weight[:, weight.shape[1] // 2 :] = 0
+    return weight
+
+
+@pytest.mark.parametrize("bands", [1, 3, 4, 9])
+def test_any_guide_gives_a_finite_cube_better_than_interpolation(stage, pairs, bands):
+    pair = pairs[bands]
+    problem = problem_of(pair)
+    estimate = run(stage, problem)
+    assert estimate.shape == tuple(pair.truth.shape)
+    assert bool(cube(estimate).isfinite().all())
+    assert psnr(cube(estimate), pair.truth) > psnr(cube(interpolate(problem)), pair.truth) + 0.5
+
+
+def test_rows_are_the_factors_mixed(stage, pairs):
+    problem = problem_of(pairs[4])
+    result = stage(problem, interpolate(problem), silent)
+    estimate = result.estimate
+    assert estimate.basis.shape == (estimate.shape[0], len(estimate.coefficients))
+    assert estimate.basis.shape[1] <= 64  # factors, not the cube
+    wanted = torch.einsum("nk,khw->nhw", estimate.basis, estimate.coefficients[:, 10:23])
+    assert torch.allclose(estimate.rows(10, 23), wanted + estimate.mean[:, None, None], atol=1e-5)
+    assert not any(t.requires_grad for t in (estimate.basis, estimate.mean, estimate.coefficients))
+
+
+def test_the_same_seed_gives_the_same_numbers(stage, pairs):
+    problem = problem_of(pairs[4], seed=3)
+    one = run(stage, problem)
+    torch.rand(7)  # whatever else draws random numbers in between
+    other = run(stage, problem)
+    assert torch.equal(one.coefficients, other.coefficients)
+    assert torch.equal(one.basis, other.basis)
+
+
+def test_a_stage_leaves_the_random_state_and_its_input_alone(stage, pairs):
+    problem = problem_of(pairs[4])
+    before = {f.name: getattr(problem, f.name) for f in fields(problem)}
+    kept = {name: v.clone() for name, v in before.items() if isinstance(v, torch.Tensor)}
+    start = interpolate(problem)
+    coefficients = start.coefficients.clone()
+    state = torch.get_rng_state()
+    stage(problem, start, silent)
+    assert all(torch.equal(before[name], v) for name, v in kept.items())
+    assert torch.equal(start.coefficients, coefficients)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_what_has_no_weight_changes_nothing(stage, pairs):
+    pair = pairs[4]
+    hsi_weight = torch.ones(pair.hsi.shape[1:])
+    hsi_weight[3:6, 4:8] = 0
+    problem = replace(problem_of(pair, half(pair)), hsi_weight=hsi_weight, hsi=pair.hsi * hsi_weight)
+    garbage = replace(
+        problem,
+        hsi=torch.where(hsi_weight > 0, problem.hsi, 7.0),
+        guide=torch.where(problem.guide_weight > 0, problem.guide, -300.0),
+    )
+    one, other = run(stage, problem), run(stage, garbage)
+    assert torch.equal(cube(one), cube(other))
+
+
+def test_a_guide_over_half_the_scene_helps_there_and_harms_nowhere(stage, pairs):
+    pair = pairs[4]
+    weight = half(pair)
+    problem = problem_of(pair, weight)
+    found, plain = cube(run(stage, problem)), cube(interpolate(problem))
+    inside, outside = weight > 0, weight == 0
+    assert psnr(found, pair.truth, inside) > psnr(plain, pair.truth, inside) + 2
+    assert psnr(found, pair.truth, outside) > psnr(plain, pair.truth, outside) - 0.2
+    far = torch.zeros_like(outside)
+    far[:, -40:] = True  # well outside it is interpolation, but for how much noise the subspace keeps
+    assert psnr(found, plain, far) > 35
+
+
+def test_without_any_guide_it_is_interpolation(stage, pairs):
+    pair = pairs[4]
+    problem = problem_of(pair, torch.zeros(pair.guide.shape[1:]))
+    assert psnr(cube(run(stage, problem)), cube(interpolate(problem))) > 35
+
+
+def test_the_guide_s_units_do_not_matter(stage, pairs):
+    pair = pairs[4]
+    problem = problem_of(pair)
+    sensor = replace(pair.sensor, srf=700 * pair.sensor.srf, offset=pair.sensor.offset + 50)
+    counts = replace(
+        problem, guide=700 * problem.guide + 50, guide_noise=700 * problem.guide_noise, sensor=sensor
+    )
+    assert psnr(cube(run(stage, counts)), cube(run(stage, problem))) > 45
+
+
+def test_progress_ends_at_its_total(stage, pairs):
+    problem, said = problem_of(pairs[4]), []
+    stage(problem, interpolate(problem), lambda *report: said.append(report))
+    assert said
+    assert all(0 <= step <= total for _, step, total, _ in said)
+    assert said[-1][1] == said[-1][2]
+
+
+def test_the_verdict_is_json_ready_and_says_whether_it_was_kept(stage, pairs):
+    import json
+
+    problem = problem_of(pairs[4])
+    result = stage(problem, interpolate(problem), silent)
+    assert isinstance(result.verdict["kept"], bool)
+    json.dumps([dict(result.verdict), list(result.history)])
+
+
+@pytest.mark.parametrize("ratio", [2, 3])
+def test_other_ratios_work_too(stage, ratio):
+    from synthetic import EDGES, WAVELENGTHS, scene
+
+    from hsi_fuse.physics import gaussian_psf
+    from hsi_fuse.simulate import Protocol, observe
+
+    psf = gaussian_psf(ratio, float(ratio))
+    pair = observe(scene(96, 112), WAVELENGTHS, Protocol("test", ratio, psf, EDGES[4]), seed=1)
+    problem = problem_of(pair)
+    assert psnr(cube(run(stage, problem)), pair.truth) > psnr(cube(interpolate(problem)), pair.truth) + 0.5
+
+
+def test_the_scene_is_not_square():
+    from synthetic import scene
+
+    assert len({96 // RATIO, 112 // RATIO, scene(96, 112).shape[0]}) == 3
