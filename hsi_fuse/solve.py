@@ -109,6 +109,7 @@ def bonds(guide: Tensor, weight: Tensor, edge: float) -> tuple[Tensor, Tensor]:
 
 
 RIDGE_FLOOR = 1e-3
+FEATHER_HSI_PX = 6
 
 
 @dataclass(frozen=True)
@@ -214,12 +215,15 @@ def anchor(problem: Problem, low: Tensor, detail: Tensor) -> Prior:
 
 
 def feather(weight: Tensor, ratio: int) -> Tensor:
-    """Let a weight (H, W) fall to 0 smoothly *inside* its support, over about two HSI pixels."""
+    """Let a weight (H, W) fall to 0 smoothly *inside* its support, over `FEATHER_HSI_PX` HSI pixels.
+
+    Over fewer the eye sees where the fine texture ends as a line.
+    """
     if bool((weight >= 1).all()):
         return weight
-    reach = 2 * ratio + 1
-    lowest = -F.max_pool2d(-F.pad(weight[None, None], [ratio] * 4, mode="replicate"), reach, stride=1)
-    smooth = F.avg_pool2d(F.pad(lowest, [ratio] * 4, mode="replicate"), reach, stride=1)[0, 0]
+    half = ratio * FEATHER_HSI_PX // 2
+    lowest = -F.max_pool2d(-F.pad(weight[None, None], [half] * 4, mode="replicate"), 2 * half + 1, stride=1)
+    smooth = F.avg_pool2d(F.pad(lowest, [half] * 4, mode="replicate"), 2 * half + 1, stride=1)[0, 0]
     return torch.minimum(smooth, weight)
 
 

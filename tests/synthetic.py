@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, map_coordinates
 from torch import Tensor
 
+from hsi_fuse.physics import gaussian_psf
 from hsi_fuse.problem import Problem
 from hsi_fuse.simulate import FWHM_PER_SIGMA, MS4, PAN, RGB, ObservedPair, Protocol, observe
 
@@ -53,8 +54,6 @@ def scene(height: int = RATIO * ROWS, width: int = RATIO * COLUMNS, seed: int = 
 
 def observed(guide_bands: int = 4, psf: Tensor | None = None, truth: Tensor | None = None) -> ObservedPair:
     """A registered pair at x4, 35/40 dB; the PSF's FWHM is 4 fine pixels unless given."""
-    from hsi_fuse.physics import gaussian_psf
-
     protocol = Protocol(
         "test", RATIO, gaussian_psf(RATIO, 4.0, size=10) if psf is None else psf, EDGES[guide_bands]
     )

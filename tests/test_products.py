@@ -1,0 +1,203 @@
+"""What stands on disk after a run: everything, or nothing."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from affine import Affine
+from rasterio.crs import CRS
+from synthetic import RATIO, WAVELENGTHS, observed, scene
+
+from hsi_fuse import fuse, load_preset, open_guide, read_hsi
+from hsi_fuse.errors import WriteError
+from hsi_fuse.grid import Grid
+from hsi_fuse.pipeline import FusionResult
+from hsi_fuse.products import SIDE_PRODUCTS, check_outputs, outputs, save
+from hsi_fuse.raster import Encoding, Raster
+
+GRID = Grid(CRS.from_epsg(32632), Affine(4, 0, 700_000, 0, -4, 5_400_000), 28, 24)
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> FusionResult:
+    """A small scene, fused: 24 x 28 HSI pixels, one of them empty, two bad bands."""
+    pair = observed(truth=scene(24 * RATIO, 28 * RATIO))
+    path = tmp_path_factory.mktemp("in") / "guide.tif"
+    fine = GRID.refine(RATIO)
+    profile = {"driver": "GTiff", "dtype": "uint16", "count": 4, "crs": fine.crs, "transform": fine.transform}
+    with rasterio.open(path, "w", **profile, width=fine.width, height=fine.height) as file:
+        file.write(np.rint(2e4 * pair.guide.numpy()).clip(1, 65535).astype(np.uint16))
+    values, valid = pair.hsi.numpy().copy(), np.ones(GRID.shape, bool)
+    values[:, 3, 5], valid[3, 5] = 0, False
+    good = np.ones(len(values), bool)
+    good[[0, 29]] = False
+    encoding = Encoding("int16", 1e-4, 0.0, -9999)
+    hsi = Raster(values, valid, GRID, wavelengths_nm=WAVELENGTHS, good_bands=good, encoding=encoding)
+    return fuse(hsi, open_guide(path), load_preset("draft"))
+
+
+def names(folder) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def broken(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    """Let the product fail after its first rows."""
+    good = FusionResult.rows
+
+    def rows(self, start, stop):
+        if start > 0:
+            raise error
+        return good(self, start, stop)
+
+    monkeypatch.setattr(FusionResult, "rows", rows)
+    monkeypatch.setattr("hsi_fuse.write.CHUNK_BYTES", 1)  # a row at a time
+
+
+@pytest.mark.parametrize("driver", ["GTiff", "COG"])
+def test_the_list_of_outputs_is_what_is_written(result, tmp_path, driver):
+    written = save(result, tmp_path / "sharp.tif", driver=driver)
+    assert written == list(outputs(tmp_path / "sharp.tif", driver))
+    assert written[0] == tmp_path / "sharp.tif"
+    assert names(tmp_path) == {"sharp.tif", *("sharp" + ending for ending in SIDE_PRODUCTS)}
+
+
+def test_the_raster_holds_the_product(result, tmp_path):
+    save(result, tmp_path / "sharp.tif")
+    again = read_hsi(tmp_path / "sharp.tif")
+    assert again.grid == GRID.refine(RATIO)
+    assert again.wavelengths_nm == pytest.approx(WAVELENGTHS, abs=0.01)
+    assert again.good_bands.tolist() == result.hsi.good_bands.tolist()
+    wanted = result.rows(0, 96)
+    valid = np.isfinite(wanted).all(0)
+    assert np.array_equal(again.valid, valid)
+    assert (~valid).sum() == RATIO**2
+    assert np.abs(again.values - wanted)[:, valid].max() < 0.51e-4  # half a stored step
+
+
+def test_envi_output_is_readable(result, tmp_path):
+    written = save(result, tmp_path / "sharp.hdr", driver="ENVI")
+    assert all(path.exists() for path in written)
+    assert written == list(outputs(tmp_path / "sharp.hdr", "ENVI"))
+    again = read_hsi(tmp_path / "sharp.hdr")
+    assert again.grid.transform == GRID.refine(RATIO).transform
+    assert again.grid.crs == GRID.crs
+    assert again.encoding.dtype == "int16"
+    assert again.wavelengths_nm == pytest.approx(WAVELENGTHS, abs=0.01)
+    assert again.good_bands.tolist() == result.hsi.good_bands.tolist()
+    wanted = result.rows(0, 96)
+    valid = np.isfinite(wanted).all(0)
+    assert np.array_equal(again.valid, valid)
+    assert np.abs(again.values - wanted)[:, valid].max() < 0.51e-4
+
+
+def test_the_nodata_number_can_be_chosen(result, tmp_path):
+    save(result, tmp_path / "sharp.tif", nodata=-1234)
+    with rasterio.open(tmp_path / "sharp.tif") as file:
+        assert file.nodata == -1234
+        assert (file.read()[:, 12:16, 20:24] == -1234).all()
+
+
+def test_side_products_say_what_was_learned(result, tmp_path):
+    save(result, tmp_path / "sharp.tif")
+    with open(tmp_path / "sharp_srf.csv", newline="") as file:
+        header, *lines = csv.reader(file)
+    assert header == ["wavelength_nm", "guide_band_1", "guide_band_2", "guide_band_3", "guide_band_4"]
+    table = np.array(lines, float)
+    assert table[:, 0] == pytest.approx(WAVELENGTHS[1:-1], abs=0.01)
+    assert table[:, 1:].T == pytest.approx(result.problem.sensor.srf.numpy(), rel=1e-4, abs=1e-9)
+    psf = np.loadtxt(tmp_path / "sharp_psf.csv", delimiter=",")
+    assert psf.sum() == pytest.approx(1, abs=1e-4)
+    figures = json.loads((tmp_path / "sharp_quality.json").read_text())
+    assert figures["provenance"]["preset"]["name"] == "draft"
+    assert figures["provenance"]["seed"] == 0
+    assert figures["integrity"]["clipped_values"] == 0
+    assert "</html>" in (tmp_path / "sharp_report.html").read_text()
+    with rasterio.open(tmp_path / "sharp_rgb.tif") as file:
+        assert (file.count, file.dtypes[0], file.shape) == (3, "uint8", (96, 112))
+        assert file.crs == GRID.crs
+
+
+@pytest.mark.parametrize("driver", ["GTiff", "ENVI", "COG"])
+@pytest.mark.parametrize("error", [RuntimeError("no"), KeyboardInterrupt(), MemoryError()], ids=repr)
+def test_a_failure_half_way_leaves_nothing(result, tmp_path, monkeypatch, driver, error):
+    broken(monkeypatch, error)
+    with pytest.raises(type(error)):
+        save(result, tmp_path / "sharp.tif", driver=driver)
+    assert names(tmp_path) == set()
+
+
+def test_a_failure_half_way_keeps_the_files_of_before(result, tmp_path, monkeypatch):
+    save(result, tmp_path / "sharp.tif")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    broken(monkeypatch, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        save(result, tmp_path / "sharp.tif", overwrite=True)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_failure_of_the_report_leaves_no_raster(result, tmp_path, monkeypatch):
+    def fail(*_args, **_more):
+        raise RuntimeError("no report")
+
+    monkeypatch.setattr("hsi_fuse.products.render", fail)
+    with pytest.raises(RuntimeError, match="no report"):
+        save(result, tmp_path / "sharp.tif")
+    assert names(tmp_path) == set()
+
+
+def test_a_disk_that_fails_at_the_end_leaves_nothing(result, tmp_path, monkeypatch):
+    import os
+
+    move = os.replace
+
+    def fail(source, target):
+        if str(target).endswith("sharp.tif") and ".part" in str(source) and "sharp.tif" in str(source):
+            # the product is placed last; by then its side products stand
+            if target.parent == tmp_path:
+                raise OSError(28, "No space left on device")
+        return move(source, target)
+
+    monkeypatch.setattr("hsi_fuse.products.os.replace", fail)
+    with pytest.raises(WriteError, match="No space left"):
+        save(result, tmp_path / "sharp.tif")
+    assert names(tmp_path) == set()
+
+
+@pytest.mark.parametrize("name", ["sharp.tif", "sharp_quality.json", "sharp_report.html"])
+def test_existing_outputs_are_kept_unless_told_otherwise(result, tmp_path, name):
+    (tmp_path / name).write_text("precious")
+    with pytest.raises(WriteError, match=name):
+        check_outputs(tmp_path / "sharp.tif")
+    with pytest.raises(WriteError, match=name):
+        save(result, tmp_path / "sharp.tif")
+    assert names(tmp_path) == {name}
+    assert (tmp_path / name).read_text() == "precious"
+    check_outputs(tmp_path / "sharp.tif", overwrite=True)
+    save(result, tmp_path / "sharp.tif", overwrite=True)
+    assert (tmp_path / name).read_bytes()[:8] != b"precious"
+
+
+def test_a_missing_folder_is_refused(result, tmp_path):
+    with pytest.raises(WriteError, match="nowhere"):
+        save(result, tmp_path / "nowhere" / "sharp.tif")
+    assert names(tmp_path) == set()
+
+
+def test_progress_of_writing_ends_at_the_last_row(result, tmp_path):
+    said = []
+    save(result, tmp_path / "sharp.tif", on_step=lambda *report: said.append(report))
+    assert said[-1][:3] == ("write", 96, 96)
+
+
+def test_a_product_with_a_value_that_does_not_fit_is_counted(result, tmp_path):
+    loud = replace(result.estimate, coefficients=result.estimate.coefficients.clone())
+    loud.coefficients[:, 0, 0] = 1e4 * torch.sign(loud.basis.sum(0))
+    save(replace(result, estimate=loud), tmp_path / "sharp.tif")
+    figures = json.loads((tmp_path / "sharp_quality.json").read_text())
+    assert figures["integrity"]["clipped_values"] > 0
