@@ -231,7 +231,7 @@ def test_the_same_seed_writes_the_same_bytes(village, hsi, guide, tmp_path):
 
 @pytest.fixture
 def bare(tmp_path):
-    """HSI, guide and truth of one footprint in pixel coordinates; the guide's content is off by a known affine."""
+    """HSI, guide and truth of one footprint in pixel coordinates, and how the guide's content is off."""
     wide = scene(RATIO * ROWS + 2 * MARGIN, RATIO * COLUMNS + 2 * MARGIN)
     inner = wide[:, MARGIN:-MARGIN, MARGIN:-MARGIN].contiguous()
     pair = observed(truth=inner)

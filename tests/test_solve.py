@@ -13,6 +13,7 @@ from hsi_fuse.physics import blur_down, gaussian_psf
 from hsi_fuse.problem import Estimate, Problem
 from hsi_fuse.sensor import Sensor
 from hsi_fuse.solve import (
+    FEATHER_HSI_PX,
     MapOptions,
     Prior,
     anchor,
@@ -74,9 +75,10 @@ def test_values_that_are_not_finite_are_an_error():
 FINE, COARSE, S, K, M, N = 8, 4, 2, 2, 2, 5
 
 
-@pytest.fixture(scope="module")
-def tiny():
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch):
     """A problem of 8 x 8 fine pixels: a hole in the HSI, a guide that ends, noise of all sizes."""
+    monkeypatch.setattr("hsi_fuse.solve.FEATHER_HSI_PX", 2)  # the usual one is larger than the image
     rng = np.random.default_rng(3)
     noise = rng.uniform(0.5, 2, N)
     basis = noise[:, None] * np.linalg.qr(rng.standard_normal((N, K)))[0]
@@ -151,7 +153,7 @@ def dense_map(problem, subspace, prior, options):
     )
     whitened = (basis / noise[:, None]).T
     low = np.einsum("kn,nhw->khw", whitened, (hsi[:, *near] - mean[:, None, None]) / noise[:, None, None])
-    window = (2 * S + 1, 2 * S + 1)
+    window = (2 * S + 1, 2 * S + 1)  # the feather of `tiny`: 2 HSI pixels
     weight = ndimage.minimum_filter(problem.guide_weight.numpy(), window, mode="nearest")
     weight = ndimage.uniform_filter(weight, window, mode="nearest")
     weight = np.minimum(weight, problem.guide_weight.numpy())
@@ -229,14 +231,15 @@ def test_a_full_weight_is_not_feathered():
 
 
 def test_the_feather_falls_to_zero_smoothly_and_inside_the_support():
-    weight = torch.ones(40, 60)
-    weight[:, 40:] = 0
-    soft = feather(weight, 4)
+    reach = FEATHER_HSI_PX * RATIO
+    weight = torch.ones(40, 3 * reach)
+    weight[:, 2 * reach :] = 0
+    soft = feather(weight, RATIO)
     assert bool((soft <= weight).all())
-    assert bool((soft[:, :31] == 1).all())  # two HSI pixels from the end and further
-    assert float(soft[0, 39]) < 0.15
-    assert float((soft[:, 1:] - soft[:, :-1]).abs().max()) < 0.13
-    assert bool((soft[:, 1:] <= soft[:, :-1] + 1e-6).all())
+    assert torch.allclose(soft[:, :reach], torch.tensor(1.0))
+    step = soft[:, :-1] - soft[:, 1:]
+    assert float(step.min()) > -1e-6
+    assert float(step.max()) < 1.2 / reach  # a ramp, and no jump where the support ends
 
 
 def test_the_feather_respects_fractions():
@@ -252,7 +255,8 @@ def test_the_anchor_is_the_guess_inside_and_interpolation_outside(half):
     prior = anchor(problem, low, guess)
     plain, middle = upsample(low, RATIO), problem.guide.shape[2] // 2
     assert torch.allclose(prior.mean[:, :, middle:], plain[:, :, middle:], atol=1e-3)
-    assert torch.allclose(prior.mean[:, :, : middle - 2 * RATIO - 1], torch.tensor(7.0), atol=1e-4)
+    inside = prior.mean[:, :, : middle - FEATHER_HSI_PX * RATIO]
+    assert torch.allclose(inside, torch.tensor(7.0), atol=1e-4)
 
 
 def test_the_anchor_reads_the_guess_s_error_from_the_hsi(half):
@@ -267,16 +271,16 @@ def test_the_regression_learns_only_where_the_guide_is(half):
     _, problem = half
     subspace = problem_subspace(problem)
     middle = problem.guide.shape[2] // 2
-    wanted = regression_prior(problem, subspace).mean[:, :, : middle - 3 * RATIO]
+    end = middle - (FEATHER_HSI_PX + 3) * RATIO  # beyond it interpolation is mixed in
+    wanted = regression_prior(problem, subspace).mean[:, :, :end]
     hsi, columns = problem.hsi.clone(), problem.hsi.shape[2]
     hsi[:, :, columns // 2 :] = hsi[:, :, columns // 2 :].flip(1, 2) * 3 + 1
-    found = regression_prior(replace(problem, hsi=hsi), subspace).mean[:, :, : middle - 3 * RATIO]
+    found = regression_prior(replace(problem, hsi=hsi), subspace).mean[:, :, :end]
     assert torch.equal(found, wanted)
-    # and not from HSI pixels that half of the guide's end runs through
+    # and not from HSI pixels whose PSF reaches over the guide's end
     hsi = problem.hsi.clone()
     hsi[:, :, columns // 2 - 1] = 5
-    found = regression_prior(replace(problem, hsi=hsi), subspace).mean[:, :, : middle - 5 * RATIO]
-    assert torch.equal(found, wanted[:, :, : middle - 5 * RATIO])
+    assert torch.equal(regression_prior(replace(problem, hsi=hsi), subspace).mean[:, :, :end], wanted)
 
 
 def test_the_regression_ignores_pixels_of_the_hsi_without_weight(half):

@@ -13,7 +13,7 @@ from hsi_fuse.simulate import Protocol, observe
 from hsi_fuse.stages import STAGES
 from hsi_fuse.subspace import interpolate
 
-CHEAP = {"coupled": {"steps": 60}}
+CHEAP = {"coupled": {"steps": 60, "imitate": 60}}
 """Settings by stage that make it quick; those that a stage does not have are left out."""
 
 
@@ -156,3 +156,16 @@ def test_other_ratios_work_too(stage, ratio):
 
 def test_the_scene_is_not_square():
     assert len({96 // RATIO, 112 // RATIO, scene(96, 112).shape[0]}) == 3
+
+
+@pytest.mark.xfail(strict=True, reason="solve.feather erodes 6 HSI pixels around every single hole: -7 dB")
+def test_scattered_holes_in_the_guide_cost_little(pairs):
+    pair = pairs[4]
+    weight = torch.ones(pair.guide.shape[1:])
+    order = torch.randperm(weight.numel(), generator=torch.Generator().manual_seed(0))
+    weight.view(-1)[order[: weight.numel() // 1000]] = 0
+    whole, holed = (
+        psnr(cube(run(STAGES["map"](), problem)), pair.truth)
+        for problem in (problem_of(pair), problem_of(pair, weight))
+    )
+    assert holed > whole - 2

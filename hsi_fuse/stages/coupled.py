@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -85,7 +85,7 @@ class UnmixingNetwork(nn.Module):
 
 
 @dataclass(frozen=True)
-class Coupled:
+class Coupled(MapOptions):
     """Coupled unmixing, unsupervised on this scene.
 
     A per-pixel network maps the guide to abundances; endmembers are shared by the scene and start at the HSI's
@@ -124,8 +124,6 @@ class Coupled:
     share : float
         Most weight of the network beside the regression in the prior's mean. The weight falls with the held-out
         error e, in units of the regression's own: share / (1 + (e / 2)^2).
-    solve : MapOptions
-        Of the data consistency at the end.
     """
 
     steps: int = 800
@@ -139,7 +137,6 @@ class Coupled:
     positive: float = 0.01
     dimensions: int = 24
     share: float = 0.8
-    solve: MapOptions = field(default_factory=MapOptions)
 
     def __call__(self, problem: Problem, start: Estimate, on_step: OnStep) -> StageResult:
         """Train on `problem` and solve it; `start` is not used: the guide holds more than interpolation."""
@@ -169,7 +166,7 @@ class Coupled:
                 "held_out_error": trained.best_score,
                 "endmembers": len(network.endmembers),
             }
-        coefficients, iterations = solve_map(problem, subspace, prior, self.solve)
+        coefficients, iterations = solve_map(problem, subspace, prior, self)
         on_step("coupled", self.steps, self.steps, 0.0)
         estimate = Estimate(subspace.basis, subspace.mean, coefficients)
         verdict = {**verdict, "dimensions": subspace.size, "cg_iterations": iterations}
