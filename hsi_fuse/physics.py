@@ -40,7 +40,7 @@ def _fold(image: Tensor, axis: int, width: int) -> Tensor:
 
 
 def _kernel(psf: Tensor, ratio: int, channels: int) -> tuple[Tensor, int]:
-    """The PSF for a grouped convolution, at least as large as the HSI pixel, and how far it reaches beyond it."""
+    """The PSF for a grouped convolution, no smaller than the HSI pixel, and how far it reaches beyond."""
     reach = psf_padding(psf.shape[0], ratio)
     if reach < 0:
         psf, reach = F.pad(psf, [-reach] * 4), 0

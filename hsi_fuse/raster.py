@@ -38,7 +38,8 @@ class Raster:
     Attributes
     ----------
     values : ndarray (band, y, x), float32
-        Scaled exactly once (reflectance as 0..1 where the file says how). Finite everywhere: 0 where not valid.
+        Scaled exactly once (reflectance as 0..1 where the file says how). Finite everywhere: 0 where
+        not valid.
     valid : ndarray (y, x), bool
         True where every good band has a value.
     grid : Grid

@@ -262,6 +262,11 @@ def _design(matcher: _Matcher, points: Tensor) -> Tensor:
 def _search(matcher: _Matcher, options: RegisterOptions) -> Affine:
     """The best whole-pixel shift within the range, by exhaustive search."""
     pair, reach = matcher.pair, options.search_hsi_px
+    if not bool((pair.guide_weight > 0).any()):
+        raise AlignmentError(
+            "the reference has no valid pixel where the HSI lies (all nodata): "
+            "check its nodata value and footprint"
+        )
     height, width = pair.low_weight.shape
     columns = torch.arange(-reach, width + reach, dtype=torch.float64, device=pair.low.device) + 0.5
     rows = torch.arange(-reach, height + reach, dtype=torch.float64, device=pair.low.device) + 0.5
@@ -344,14 +349,15 @@ def _columns(points: Tensor, centre: Tensor, scale: float, model: str) -> Tensor
     return torch.stack(moves)
 
 
-def _linearise(
-    matcher: _Matcher, mapping: Affine, points: Tensor, moves: Tensor, sigma: Tensor | None
-) -> tuple[_Fit, Tensor]:
+def _linearise(matcher: _Matcher, mapping: Affine, points: Tensor, moves: Tensor) -> _Fit:
     """Variable projection (Kaufman's form): residual and its derivative with the linear map projected out."""
     columns, rows = _apply(mapping, points)
     y, support = matcher.at(columns, rows)
     y, weight = y.double(), support.double()
     design = _design(matcher, points)
+    if float(weight.sum()) < 2 * len(design):  # slid off the guide: never better than where it came from
+        size = len(moves)
+        return _Fit(moves.new_zeros(size, size), moves.new_zeros(size), float("inf"))
 
     def project(values: Tensor, weight: Tensor) -> Tensor:
         """Take out what the HSI explains: (..., N)."""
@@ -366,8 +372,7 @@ def _linearise(
     for _ in range(2):
         residual = project(y, weight)
         weight = support.double() * tukey_supported(residual, support)
-    if sigma is None:
-        sigma = ((residual**2 * weight).sum(1) / weight.sum().clamp_min(1)).sqrt().clamp_min(1e-12)
+    sigma = ((residual**2 * weight).sum(1) / weight.sum().clamp_min(1)).sqrt().clamp_min(1e-12)
     a, b, _, d, e, _ = mapping[:6]
     guide_moves = torch.stack(
         [a * moves[:, 0] + b * moves[:, 1], d * moves[:, 0] + e * moves[:, 1]], 1
@@ -381,7 +386,7 @@ def _linearise(
     variance = ((y - (y * weight).sum(1, keepdim=True) / count) ** 2 * weight).sum(1) / count
     left = (residual**2 * weight).sum(1) * sigma**2 / count
     cost = float((left / variance.clamp_min(1e-30)).clamp_min(1e-30).log().mean())
-    return _Fit(normal, gradient, cost), sigma
+    return _Fit(normal, gradient, cost)
 
 
 def tukey_supported(residual: Tensor, support: Tensor) -> Tensor:
@@ -403,13 +408,13 @@ def _gauss_newton(
     moves = _columns(points, centre, scale, model)
     if points.shape[1] < 4 * len(moves) + matcher.pair.low.shape[0]:
         return mapping, torch.zeros(len(moves), len(moves), dtype=torch.float64)
-    fit, _ = _linearise(matcher, mapping, points, moves, None)
+    fit = _linearise(matcher, mapping, points, moves)
     damping = 1e-3
     for _ in range(iterations):
         system = fit.normal + damping * torch.diag(fit.normal.diagonal().clamp_min(1e-12))
         step = -torch.linalg.solve(system, fit.gradient)
         trial = mapping * _as_affine(step, centre, scale)
-        new, _ = _linearise(matcher, trial, points, moves, None)
+        new = _linearise(matcher, trial, points, moves)
         if new.cost < fit.cost - 1e-9:
             mapping, fit, damping = trial, new, damping / 4
             if float(step.abs().max()) < 1e-4:
@@ -440,7 +445,7 @@ def _standard_error(matcher: _Matcher, mapping: Affine, options: RegisterOptions
     points = _pixels(matcher.pair.low_weight)
     centre, scale = points.mean(1), max(float(points.std()), 1.0)
     moves = _columns(points, centre, scale, options.model)
-    fit, _ = _linearise(matcher, mapping, points, moves, None)
+    fit = _linearise(matcher, mapping, points, moves)
     covariance = torch.linalg.pinv(fit.normal)
     return float(torch.einsum("pcn,pq,qcn->n", moves, covariance, moves).mean().sqrt())
 

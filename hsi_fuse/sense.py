@@ -24,6 +24,7 @@ from hsi_fuse.sensor import Sensor
 from hsi_fuse.subspace import estimate_noise, fill_nearest, fit_subspace
 
 Array = NDArray[np.float64]
+FLATTEST = 0.02
 ROBUST_ROUNDS = 4
 PSF_ROUNDS = 4
 TUKEY = 4.7
@@ -100,6 +101,7 @@ def sense(
     psf, shape = _fit_psf(low, hsi_weight, guide, guide_weight, ratio, options)
 
     support = supported(guide_weight, hsi_weight, psf, ratio)
+    _need(support, 3 * (len(low) + 1))
     seen = blur_down(guide, psf, ratio)[:, support].double().cpu().numpy()  # (m, N)
     spectra = (torch.tensordot(subspace.basis, low, 1) + subspace.mean[:, None, None])[:, support]
     srf, offset, left, smoothness = _fit_srf(
@@ -178,17 +180,14 @@ def _fit_psf(
 ) -> tuple[Tensor, dict[str, object]]:
     """An anisotropic Gaussian PSF by variable projection over its two widths and its angle."""
     smallest, largest = (f * ratio for f in options.psf_fwhm_hsi_px)
+    # a kernel is 2.7 widths wide, stretched by its aspect, and must not reach over the whole image
+    largest = max(min(largest, 0.25 * min(guide.shape[1:])), smallest)
     # HSI pixels that no trial PSF takes off the guide, unless that leaves too few
     for reach in (largest / 1.5, ratio):
         support = supported(guide_weight, hsi_weight, gaussian_psf(ratio, reach), ratio)
         if int(support.sum()) >= 400:
             break
-    needed = 3 * (low.shape[0] + 1)
-    if int(support.sum()) < needed:
-        raise AlignmentError(
-            f"only {int(support.sum())} HSI pixels lie fully under the reference, learning the sensors needs "
-            f"{needed}: use a reference that covers more of the scene"
-        )
+    _need(support, 3 * (low.shape[0] + 1))
     design = torch.cat([torch.ones_like(low[:1]), low])[:, support].double()
     weight = torch.ones(design.shape[1], dtype=torch.float64, device=low.device)
 
@@ -233,6 +232,16 @@ def _fit_psf(
         "psf_unexplained": [float(v) for v in left],
         "outlier_fraction": float((weight < 0.01).double().mean()),
     }
+
+
+def _need(support: Tensor, needed: int) -> None:
+    """Raise AlignmentError where too few HSI pixels are supported."""
+    found = int(support.sum())
+    if found < needed:
+        raise AlignmentError(
+            f"only {found} HSI pixels lie fully under the reference, learning the sensors needs {needed}: "
+            "use a larger scene or a reference that covers more of it"
+        )
 
 
 def _folds(support: Tensor, folds: int) -> NDArray[np.int64]:
@@ -301,7 +310,8 @@ def _fit_srf(
 def _pixel_noise(guide: Tensor, weight: Tensor, block: int = 8) -> Array:
     """White-noise level of each guide band (m,), from its flattest blocks.
 
-    The mixed second difference removes planes; the 10th percentile of its spread over blocks is taken, and
+    The mixed second difference removes planes; a low percentile (`FLATTEST`) of its spread over blocks
+    is taken, and
     divided by what that percentile is for pure noise (chi-square), since texture only ever adds.
     """
     diagonal = (guide[:, :-1, :-1] - guide[:, 1:, :-1] - guide[:, :-1, 1:] + guide[:, 1:, 1:]) / 2
@@ -312,5 +322,5 @@ def _pixel_noise(guide: Tensor, weight: Tensor, block: int = 8) -> Array:
     whole = F.avg_pool2d(inside[None, None], block)[0, 0] > 0.999
     if not bool(whole.any()):
         return np.zeros(len(guide))
-    lowest = chi2.ppf(0.1, block**2) / block**2
-    return (torch.quantile(power[:, whole].double(), 0.1, dim=1) / lowest).sqrt().cpu().numpy()
+    lowest = chi2.ppf(FLATTEST, block**2) / block**2
+    return (torch.quantile(power[:, whole].double(), FLATTEST, dim=1) / lowest).sqrt().cpu().numpy()

@@ -84,7 +84,9 @@ def roughness(image: Tensor, down: Tensor, across: Tensor) -> Tensor:
 
 
 def bonds(guide: Tensor, weight: Tensor, edge: float) -> tuple[Tensor, Tensor]:
-    """How strongly neighbours hold together, 0 to 1: weak across the guide's edges (Perona and Malik's rational form).
+    """How strongly neighbours hold together, 0 to 1: weak across the guide's edges.
+
+    The rational form of Perona and Malik (PAMI 1990).
 
     Parameters
     ----------
@@ -138,15 +140,18 @@ def quadratic_features(guide: Tensor) -> Tensor:
 
 
 def standardise(guide: Tensor, weight: Tensor) -> Tensor:
-    """Bring each guide band to zero mean and unit spread over the pixels with weight: (m, H, W) -> (m, H, W)."""
+    """Bring each guide band (m, H, W) to zero mean and unit spread over the pixels with weight."""
     inside = guide[:, weight > 0]
+    if inside.shape[1] < 2:
+        return torch.zeros_like(guide)
     return (guide - inside.mean(1)[:, None, None]) / inside.std(1).clamp_min(1e-12)[:, None, None]
 
 
 def regression_prior(problem: Problem, subspace: Subspace) -> Prior:
     """Quadratic regression guide -> coefficients, learned where the guide covers the HSI, then `anchor`ed.
 
-    The features are computed on the fine grid and blurred to the HSI, so that mixing within a pixel is modelled and
+    The features are computed on the fine grid and blurred to the HSI, so that mixing within a pixel is
+    modelled and
     not only the mean colour. The ridge is chosen by generalised cross-validation. Falls back to
     interpolation where the guide supports too few HSI pixels.
     """
@@ -170,10 +175,10 @@ def regression_prior(problem: Problem, subspace: Subspace) -> Prior:
 
 
 def _ridge(features: Tensor, wanted: Tensor) -> Tensor:
-    """Ridge regression (f, N) -> (k, N); each target's strength minimises its generalised cross-validation score.
+    """Ridge regression (f, N) -> (k, N), each target's strength chosen by generalised cross-validation.
 
-    The strengths start at `RIDGE_FLOOR`, above what cross-validation alone would take: fine pixels lie outside the
-    cloud of the blurred ones that the regression has seen, and a stiff fit extrapolates badly.
+    The strengths start at `RIDGE_FLOOR`, above what cross-validation alone would take: fine pixels lie
+    outside the cloud of the blurred ones that the regression has seen, and a stiff fit extrapolates badly.
     """
     count = features.shape[1]
     values, vectors = torch.linalg.eigh(features @ features.T / count)
@@ -194,8 +199,8 @@ def _ridge(features: Tensor, wanted: Tensor) -> Tensor:
 def anchor(problem: Problem, low: Tensor, detail: Tensor) -> Prior:
     """Make a prior of guessed coefficients: the guess where the guide is, interpolation elsewhere.
 
-    Both are blended over two HSI pixels, so that no seam shows where the guide ends. How far the guess is off is
-    read from the HSI.
+    Both are blended over `FEATHER_HSI_PX`, so that no seam shows where the guide ends. How far the guess
+    is off is read from the HSI.
 
     Parameters
     ----------
@@ -206,7 +211,7 @@ def anchor(problem: Problem, low: Tensor, detail: Tensor) -> Prior:
     """
     ratio, psf = problem.ratio, problem.sensor.psf
     plain = upsample(low, ratio)
-    guess = plain + feather(problem.guide_weight, ratio) * (detail - plain)
+    guess = plain + feather(problem.guide_weight, problem.hsi_weight, ratio) * (detail - plain)
     error = low - blur_down(guess, psf, ratio)
     support = supported(problem.guide_weight, problem.hsi_weight, psf, ratio)
     if not bool(support.any()):
@@ -214,21 +219,37 @@ def anchor(problem: Problem, low: Tensor, detail: Tensor) -> Prior:
     return Prior(guess, _covariance(error[:, support]), upsample(error, ratio))
 
 
-def feather(weight: Tensor, ratio: int) -> Tensor:
-    """Let a weight (H, W) fall to 0 smoothly *inside* its support, over `FEATHER_HSI_PX` HSI pixels.
+def feather(weight: Tensor, hsi_weight: Tensor, ratio: int) -> Tensor:
+    """Let the guide's weight (H, W) fall to 0 smoothly towards where the guide ends: (H, W).
 
-    Over fewer the eye sees where the fine texture ends as a line.
+    It falls *inside* the guide's support over `FEATHER_HSI_PX` HSI pixels: over fewer the eye sees
+    where the fine
+    texture ends as a line. Where the HSI has no data either there is nothing to blend with, and holes
+    smaller than about two HSI pixels are too small to show a seam: neither makes the weight fall around it.
     """
     if bool((weight >= 1).all()):
         return weight
+    empty = (hsi_weight <= 0).to(weight)
+    solid = torch.maximum(weight, empty.repeat_interleave(ratio, 0).repeat_interleave(ratio, 1))
+    closed = -_largest(-_largest(solid, ratio), ratio)
     half = ratio * FEATHER_HSI_PX // 2
-    lowest = -F.max_pool2d(-F.pad(weight[None, None], [half] * 4, mode="replicate"), 2 * half + 1, stride=1)
-    smooth = F.avg_pool2d(F.pad(lowest, [half] * 4, mode="replicate"), 2 * half + 1, stride=1)[0, 0]
+    lowest = -_largest(-closed, half)
+    smooth = F.avg_pool2d(_replicate(lowest, half), 2 * half + 1, stride=1)[0, 0]
     return torch.minimum(smooth, weight)
 
 
+def _largest(image: Tensor, reach: int) -> Tensor:
+    """Largest value within `reach` pixels along both axes: (H, W) -> (H, W)."""
+    return F.max_pool2d(_replicate(image, reach), 2 * reach + 1, stride=1)[0, 0]
+
+
+def _replicate(image: Tensor, width: int) -> Tensor:
+    """(H, W) -> (1, 1, H + 2 width, W + 2 width), the rim repeated."""
+    return F.pad(image[None, None], [width] * 4, mode="replicate")
+
+
 def _covariance(values: Tensor) -> Tensor:
-    """Second moment of residuals (k, N), kept positive definite: (k, k). Unit HSI noise sets the floor's scale."""
+    """Second moment (k, k) of residuals (k, N), kept positive definite; unit HSI noise sets the floor."""
     k, count = values.shape
     eye = torch.eye(k, dtype=torch.float64, device=values.device)
     if count == 0:
@@ -247,7 +268,8 @@ class MapOptions:
     damp : float
         Weight of the prior on the correction's size.
     edge : float
-        Step of the guide, in its RMS step between neighbours, across which the correction is half as free to jump.
+        Step of the guide, in its RMS step between neighbours, across which the correction is half as
+        free to jump.
         What the HSI adds to the guess then spreads within an object and not as a halo around it.
     iterations : int
     tolerance : float
@@ -264,13 +286,15 @@ class MapOptions:
 def solve_map(problem: Problem, subspace: Subspace, prior: Prior, options: MapOptions) -> tuple[Tensor, int]:
     """Maximum a posteriori coefficients (k, H, W) under Gaussian noise and prior; also the iterations used.
 
-    Minimises, over A (S the prior's covariance, P its mean, E and c the subspace's basis and mean, L the guide's
-    edge-aware graph Laplacian)
+    Minimises, over A (S the prior's covariance, P its mean, E and c the subspace's basis and mean, L
+    the guide's edge-aware graph Laplacian)
 
         |D B A - low|^2 + |R (E A + c) + o - Y|^2 / guide_noise^2 + <A - P, S^-1 (damp + smooth L) (A - P)>
 
-    each data term under its weight. An HSI coefficient's variance is its noise plus (position error x gradient)^2: where
-    the scene is steep, half-known positions make the HSI's values half-known, and believing them would ring. Where
+    each data term under its weight. An HSI coefficient's variance is its noise plus (position error x
+    gradient)^2: where
+    the scene is steep, half-known positions make the HSI's values half-known, and believing them would
+    ring. Where
     there is no guide the solution is the prior's mean, interpolation: deconvolution without a guide would
     ring too.
     """
@@ -281,7 +305,7 @@ def solve_map(problem: Problem, subspace: Subspace, prior: Prior, options: MapOp
     precision = torch.linalg.inv(prior.covariance.double())
     whitened = (mixing / problem.guide_noise[:, None] ** 2).T  # (k, m)
     curvature = whitened @ mixing
-    weight = feather(problem.guide_weight, ratio)
+    weight = feather(problem.guide_weight, problem.hsi_weight, ratio)
     down, across = bonds(standardise(problem.guide, problem.guide_weight), problem.guide_weight, options.edge)
     trust = blur_down(weight[None], psf, ratio)[0] * hsi_trust(problem, low)  # (k, h, w)
 
@@ -328,9 +352,10 @@ def reconcile(problem: Problem, subspace: Subspace) -> Problem:
     """Take off the guide what the HSI contradicts at its own resolution.
 
     Where the blurred guide differs from the SRF-mixed HSI by more than noise (haze, another date, a camera's
-    tone curve, a colour that the SRF does not explain), the difference is interpolated and subtracted, so that
-    the guide gives the detail and the HSI the level. Differences within the noise are left: they are shrunk as
-    Wiener does, b^3 / (b^2 + guide_noise^2).
+    tone curve, a colour that the SRF does not explain), the difference is interpolated and subtracted,
+    so that
+    the guide gives the detail and the HSI the level. Differences within the noise are left: they are
+    shrunk as Wiener does, b^3 / (b^2 + variance).
     """
     psf, ratio, sensor = problem.sensor.psf, problem.ratio, problem.sensor
     support = supported(problem.guide_weight, problem.hsi_weight, psf, ratio)
@@ -340,7 +365,9 @@ def reconcile(problem: Problem, subspace: Subspace) -> Problem:
     known = sensor.offset + sensor.srf @ subspace.mean
     expected = torch.tensordot(sensor.srf @ subspace.basis, low, dims=1) + known[:, None, None]  # (m, h, w)
     bias = blur_down(fill_nearest(problem.guide, problem.guide_weight), psf, ratio) - expected
-    bias = bias**3 / (bias**2 + problem.guide_noise[:, None, None] ** 2)
+    # what noise alone may make of it: the guide's, and the HSI's (white in the subspace) seen through the SRF
+    noise = problem.guide_noise**2 + ((sensor.srf @ subspace.basis) ** 2).sum(1)  # (m,)
+    bias = bias**3 / (bias**2 + noise[:, None, None])
     level = upsample(fill_nearest(bias, support.to(bias)), ratio)
     return replace(problem, guide=torch.where(problem.guide_weight > 0, problem.guide - level, 0.0))
 

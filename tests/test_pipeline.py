@@ -16,7 +16,7 @@ from conftest import DATA
 from synthetic import BANDS, COLUMNS, MARGIN, RATIO, ROWS, WAVELENGTHS, moved, observed, scene
 
 from hsi_fuse import fuse, load_preset, open_guide, plan, read_hsi, save
-from hsi_fuse.errors import AlignmentError, GridError, HsiFuseWarning, SolveError
+from hsi_fuse.errors import AlignmentError, GridError, HsiFuseWarning, PresetError
 from hsi_fuse.grid import Grid
 from hsi_fuse.physics import mix_bands
 from hsi_fuse.pipeline import FusionResult, choose_device
@@ -121,7 +121,7 @@ def test_devices():
     assert choose_device("cpu").type == "cpu"
     if not torch.cuda.is_available():
         assert choose_device("auto").type == "cpu"
-        with pytest.raises(SolveError, match="--device cpu"):
+        with pytest.raises(PresetError, match="--device cpu"):
             choose_device("cuda")
 
 

@@ -111,7 +111,7 @@ def test_a_start_beyond_the_guide_is_refused(turned):
 
 
 def test_a_guide_without_data_is_refused(turned):
-    with pytest.raises(AlignmentError, match="does not overlap"):
+    with pytest.raises(AlignmentError, match="no valid pixel"):
         register(replace(turned, guide_weight=torch.zeros_like(turned.guide_weight)))
 
 

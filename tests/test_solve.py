@@ -98,7 +98,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch):
     guide = torch.tensordot(sensor.srf, cube, 1) + sensor.offset[:, None, None]
     guide = guide + torch.from_numpy(0.3 * rng.standard_normal(guide.shape))
     hsi_weight, guide_weight = torch.ones(COARSE, COARSE).double(), torch.ones(FINE, FINE).double()
-    hsi_weight[1, 2], guide_weight[:, 7] = 0, 0
+    hsi_weight[1, 0], guide_weight[:, 5:] = 0, 0
     guide_noise = torch.tensor([0.3, 0.5]).double()
     problem = Problem(
         *(hsi * hsi_weight, hsi_weight, guide * guide_weight, guide_weight, sensor),
@@ -227,14 +227,14 @@ def half():
 
 
 def test_a_full_weight_is_not_feathered():
-    assert torch.equal(feather(torch.ones(40, 40), 4), torch.ones(40, 40))
+    assert torch.equal(feather(torch.ones(40, 40), torch.ones(10, 10), 4), torch.ones(40, 40))
 
 
 def test_the_feather_falls_to_zero_smoothly_and_inside_the_support():
     reach = FEATHER_HSI_PX * RATIO
     weight = torch.ones(40, 3 * reach)
     weight[:, 2 * reach :] = 0
-    soft = feather(weight, RATIO)
+    soft = feather(weight, torch.ones(40 // RATIO, weight.shape[1] // RATIO), RATIO)
     assert bool((soft <= weight).all())
     assert torch.allclose(soft[:, :reach], torch.tensor(1.0))
     step = soft[:, :-1] - soft[:, 1:]
@@ -242,8 +242,17 @@ def test_the_feather_falls_to_zero_smoothly_and_inside_the_support():
     assert float(step.max()) < 1.2 / reach  # a ramp, and no jump where the support ends
 
 
+def test_the_feather_does_not_fall_beside_nodata_or_around_small_holes():
+    weight, hsi_weight = torch.ones(96, 96), torch.ones(24, 24)
+    hsi_weight[:, :6] = 0
+    weight[:, : 6 * 4 - 2] = 0  # the guide's own nodata ends within the HSI's
+    weight[50:53, 60:63] = 0
+    soft = feather(weight, hsi_weight, 4)
+    assert torch.equal(soft, weight)
+
+
 def test_the_feather_respects_fractions():
-    assert torch.allclose(feather(torch.full((20, 20), 0.4), 4), torch.tensor(0.4))
+    assert torch.allclose(feather(torch.full((20, 20), 0.4), torch.ones(5, 5), 4), torch.tensor(0.4))
 
 
 def test_the_anchor_is_the_guess_inside_and_interpolation_outside(half):

@@ -38,8 +38,8 @@ class UnmixingNetwork(nn.Module):
     """Guide pixel -> abundances, illumination and a signed residual -> coefficients of the scene's subspace.
 
     coefficients = zero + illumination (sum_j abundance_j endmember_j - zero) + residual, where `zero` are the
-    coefficients of the all-zero spectrum, so that illumination scales spectra and not their deviation from the mean.
-    Abundances are a softmax: non-negative, sum to one.
+    coefficients of the all-zero spectrum, so that illumination scales spectra and not their deviation
+    from the mean. Abundances are a softmax: non-negative, sum to one.
 
     Parameters
     ----------
@@ -88,16 +88,19 @@ class UnmixingNetwork(nn.Module):
 class Coupled(MapOptions):
     """Coupled unmixing, unsupervised on this scene.
 
-    A per-pixel network maps the guide to abundances; endmembers are shared by the scene and start at the HSI's
+    A per-pixel network maps the guide to abundances; endmembers are shared by the scene and start at
+    the HSI's
     own vertices. Network and endmembers are learned together through both operators, so that the cube they
-    stand for, blurred, is the HSI and, mixed by the SRF, is the guide (the coupling of CUCaNet, Yao et al., ECCV
+    stand for, blurred, is the HSI and, mixed by the SRF, is the guide (the coupling of CUCaNet, Yao et
+    al., ECCV
     2020, and of coupled unmixing since Yokoya et al., TGRS 2012). What the network leaves is solved for by
     `solve_map`, with the network as prior mean.
 
-    Deviations from CUCaNet: one encoder (guide -> abundances) instead of two, per-pixel instead of 5 x 5, softmax with
+    Deviations from CUCaNet: one encoder (guide -> abundances) instead of two, per-pixel instead of 5 x
+    5, softmax with
     an illumination scale instead of a clamp, a signed residual in the subspace for what the endmembers cannot
-    carry, squared losses in noise units instead of L1, SRF and PSF given, and training on crops with a stop on
-    held-out HSI pixels instead of a fixed number of whole-image epochs.
+    carry, squared losses in noise units instead of L1, SRF and PSF given, and training on crops with a
+    stop on held-out HSI pixels instead of a fixed number of whole-image epochs.
 
     Attributes
     ----------
@@ -116,14 +119,15 @@ class Coupled(MapOptions):
         Steps in which the network first learns to give the regression's answer: a better and steadier start
         than random weights.
     balance : float
-        0 weighs HSI coefficients by their noise alone, 1 by how far the regression misses each; between is best.
+        0 weighs HSI coefficients by their noise alone, 1 by how far the regression misses each; between
+        is best.
     positive : float
         Weight of the penalty on negative endmember spectra.
     dimensions : int
         Most dimensions of the subspace.
     share : float
-        Most weight of the network beside the regression in the prior's mean. The weight falls with the held-out
-        error e, in units of the regression's own: share / (1 + (e / 2)^2).
+        Most weight of the network beside the regression in the prior's mean. The weight falls with the
+        held-out error e, in units of the regression's own: share / (1 + (e / 1.5)^4).
     """
 
     steps: int = 800
@@ -153,7 +157,7 @@ class Coupled(MapOptions):
         if learned is not None:
             network, trained = learned
             history = trained.history
-            weight = self.share / (1 + (trained.best_score / 2) ** 2)
+            weight = self.share / (1 + (trained.best_score / 1.5) ** 4)
             low = subspace.project(fill_nearest(problem.hsi, problem.hsi_weight))
             detail, abundances = _whole(network, problem)
             prior = anchor(problem, low, weight * detail + (1 - weight) * prior.mean)
@@ -299,8 +303,8 @@ class _Crops:
 def _vertices(spectra: Tensor, count: int) -> Tensor:
     """Pixels that span the data, (k, N) -> (count, k): successive orthogonal projection (Araujo et al. 2001).
 
-    Lifted by a constant coordinate, so that vertices of the affine hull are found and k + 1 of them exist; more
-    are drawn evenly along the pixels' order by brightness.
+    Lifted by a constant coordinate, so that vertices of the affine hull are found and k + 1 of them
+    exist; more are drawn evenly along the pixels' order by brightness.
     """
     lifted = torch.cat([spectra, spectra.std().expand(1, spectra.shape[1])])
     rest, chosen = lifted.clone(), []

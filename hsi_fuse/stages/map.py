@@ -11,9 +11,10 @@ from hsi_fuse.subspace import problem_subspace
 
 @dataclass(frozen=True)
 class Map(MapOptions):
-    """Quadratic regression guide -> coefficients as prior mean, its residual covariance as prior, solved by CG.
+    """Quadratic regression guide -> coefficients as prior, solved with the data terms by CG.
 
-    In the family of Wei, Dobigeon and Tourneret (FUSE, TIP 2015): the same Gaussian model in a subspace. Deviations:
+    In the family of Wei, Dobigeon and Tourneret (FUSE, TIP 2015): the same Gaussian model in a
+    subspace. Deviations:
     the prior mean is regressed from the guide instead of interpolated, the prior acts on the correction's
     gradient, and weights exclude what has no data, so the system is solved by conjugate gradients.
 
