@@ -13,7 +13,11 @@ from hsi_fuse.simulate import Protocol, observe
 from hsi_fuse.stages import STAGES
 from hsi_fuse.subspace import interpolate
 
-CHEAP = {"coupled": {"steps": 60, "imitate": 60}}
+CHEAP = {
+    "coupled": {"steps": 60, "imitate": 60},
+    "cnmf": {"updates": 60},
+    "hysure": {"iterations": 60},
+}
 """Settings by stage that make it quick; those that a stage does not have are left out."""
 
 
