@@ -14,10 +14,12 @@ import click
 
 from hsi_fuse.errors import HsiFuseError
 
+from .align import align
 from .console import State, one_line, warnings_as_lines
 from .info import info
 from .presets import presets
 from .run import run
+from .simulate import simulate
 
 INTERRUPTED = 130
 EXIT_CODES = """\b
@@ -40,6 +42,8 @@ Exit codes:
 Examples:
   hsi-fuse info scene.hdr camera.tif
   hsi-fuse run scene.hdr camera.tif --scale 4 -o sharp.tif
+  hsi-fuse align scene.hdr camera.tif -o registered.tif
+  hsi-fuse simulate scene.hdr --protocol x4-rgb-mild -o pair
   hsi-fuse presets show fast
 
 {EXIT_CODES}""",
@@ -56,7 +60,7 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for command in (run, info, presets):
+for command in (run, align, info, simulate, presets):
     cli.add_command(command)
 
 

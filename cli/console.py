@@ -1,14 +1,18 @@
-"""What a person sees while a command works. All of it on stderr: stdout is for results."""
+"""What a person sees of a command: its results on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TextIO
+
+import click
 
 from hsi_fuse.errors import HsiFuseWarning
 
@@ -28,6 +32,16 @@ class State:
 def one_line(kind: str, message: str) -> None:
     """Write `hsi-fuse: error: ...`, whatever line breaks the message holds."""
     print(f"hsi-fuse: {kind}: {' '.join(message.split())}", file=sys.stderr, flush=True)
+
+
+def tell_outputs(state: State, written: Sequence[Path], as_json: bool) -> None:
+    """Print the files that a command wrote: on stdout, a line each or as JSON."""
+    if as_json:
+        facts = {"outputs": [str(path) for path in written], "warnings": state.warned}
+        click.echo(json.dumps(facts, indent=2))
+    elif state.verbosity >= 0:
+        for path in written:
+            click.echo(path)
 
 
 @contextmanager

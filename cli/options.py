@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -13,12 +14,27 @@ from .console import State
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
+DRIVERS: dict[str, Literal["GTiff", "ENVI", "COG"]] = {"gtiff": "GTiff", "envi": "ENVI", "cog": "COG"}
+SUFFIXES = {"gtiff": ".tif", "envi": ".img", "cog": ".tif"}
+ENVI_SUFFIXES = (".hdr", ".img", ".dat", ".bsq", ".bil", ".bip", ".raw")
+
+
 def _verbosity(step: int) -> Callable[[click.Context, click.Parameter, bool], None]:
     def callback(context: click.Context, parameter: click.Parameter, given: bool) -> None:
         if given:
             context.ensure_object(State).verbosity = step
 
     return callback
+
+
+def _creation_options(
+    context: click.Context, parameter: click.Parameter, given: tuple[str, ...]
+) -> dict[str, str]:
+    pairs = [each.partition("=") for each in given]
+    for key, equals, value in pairs:
+        if not (key and equals and value):
+            raise click.BadParameter(f"{key}{equals}{value} is not KEY=VALUE")
+    return {key: value for key, _, value in pairs}
 
 
 def stacked(*decorators: Decorator) -> Decorator:
@@ -38,6 +54,24 @@ PATH = click.Path(
 
 pair = stacked(click.argument("hsi", type=PATH), click.argument("ref", type=PATH))
 
+raster = stacked(
+    click.option(
+        "-f",
+        "--format",
+        "form",
+        type=click.Choice(list(DRIVERS), case_sensitive=False),
+        help="[default: by the output's suffix, else gtiff]  A cog comes out pixel-interleaved.",
+    ),
+    click.option(
+        "--co",
+        "creation_options",
+        multiple=True,
+        metavar="K=V",
+        callback=_creation_options,
+        help="Creation option of the raster driver; repeatable.",
+    ),
+    click.option("--overwrite", is_flag=True, help="Replace outputs that exist."),
+)
 scale = click.option(
     "--scale",
     type=click.IntRange(min=1),
@@ -64,6 +98,20 @@ wavelengths = click.option(
     metavar="FILE",
     help="Text file with one wavelength for each HSI band, for files that carry none.",
 )
+displacement = click.option(
+    "--displacement",
+    type=PATH,
+    metavar="FILE",
+    help="Follow this mapping instead of searching one: a *_displacement.tif of `run` or `align`, or any "
+    "raster of two bands (metres to the east, to the north) that covers HSI.",
+)
+machine = stacked(
+    click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
+    click.option(
+        "--seed", type=int, default=0, show_default=True, help="Same seed, device, threads: same bytes."
+    ),
+    click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all]"),
+)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, and only JSON, to stdout.")
 loudness = stacked(
     click.option(
@@ -83,3 +131,24 @@ loudness = stacked(
         help="Tracebacks of errors, and the warnings of other libraries.",
     ),
 )
+
+
+def output_and_form(output: Path | None, form: str | None, otherwise: str) -> tuple[Path, str]:
+    """Where a raster goes and how: what is not given follows from the other, or from a stem."""
+    if form is None:
+        form = "envi" if output is not None and output.suffix.lower() in ENVI_SUFFIXES else "gtiff"
+    return output or Path(f"{otherwise}{SUFFIXES[form]}"), form
+
+
+def limit_threads(threads: int | None) -> None:
+    """Before torch, numpy and scipy are imported."""
+    # threads that spin while they wait slow each other down many times on a busy workstation
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    if threads is None:
+        return
+    # numpy's and scipy's BLAS read these when they load, which has not happened yet
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    import torch
+
+    torch.set_num_threads(threads)

@@ -18,30 +18,37 @@ if TYPE_CHECKING:
     from hsi_fuse.preset import load_preset
     from hsi_fuse.products import save
     from hsi_fuse.read import open_guide, read_hsi
+    from hsi_fuse.registered import RegisteredGuide, register_guide, save_registered
 
 __version__ = "0.1.0"
 
 # what the public names need (torch above all) is loaded on first use: `hsi-fuse --help` stays quick
 _HOMES = {
     "FusionResult": "pipeline",
+    "RegisteredGuide": "registered",
     "fuse": "pipeline",
     "plan": "pipeline",
     "load_preset": "preset",
     "open_guide": "read",
     "read_hsi": "read",
+    "register_guide": "registered",
     "save": "products",
+    "save_registered": "registered",
 }
 
 __all__ = [
     "FusionResult",
     "HsiFuseError",
     "HsiFuseWarning",
+    "RegisteredGuide",
     "fuse",
     "load_preset",
     "open_guide",
     "plan",
     "read_hsi",
+    "register_guide",
     "save",
+    "save_registered",
 ]
 
 

@@ -20,6 +20,7 @@ LATTICE = 33
 """Points along each axis at which a map projection is evaluated."""
 NEGLIGIBLE_PX = 0.02
 """What an affine may miss of a map projection, guide pixels, before it is carried as displacement."""
+INVERSIONS = 10
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,14 @@ class Alignment:
         (column, row) added after `hsi_to_guide`, guide pixels, on a lattice over the whole target grid; what
         an affine cannot express (map projections).
     confidence : ndarray (H, W), float32
-        0 to 1: where the guide has data for the target pixel.
+        0 to 1: where the guide has data for the target pixel, and shows what the HSI shows.
+    start : Affine
+        What `hsi_to_guide` is by the georeferencing alone.
+    start_displacement_px : ndarray (2, p, q), float32, or None
+        What is added after `start`.
+    ties_before, ties_after : ndarray (p, 4)
+        Tie points that took no part in the fit: column, row, and residual shift in columns and rows, before
+        and after registration; pixels of the refined grid.
     error_px : float
         Residual error in refined-HSI pixels: RMS over held-out tie points, or the fit's own standard error.
     found : mapping
@@ -45,6 +53,10 @@ class Alignment:
     hsi_to_guide: Affine
     displacement_px: NDArray[np.float32] | None
     confidence: NDArray[np.float32]
+    start: Affine
+    start_displacement_px: NDArray[np.float32] | None
+    ties_before: Array
+    ties_after: Array
     error_px: float
     found: Mapping[str, object] = field(default_factory=dict)
 
@@ -82,12 +94,19 @@ def start_mapping(hsi: Grid, guide: Grid) -> tuple[Affine, NDArray[np.float32] |
             f"the HSI's ground cannot be expressed in the reference's CRS ({guide.crs}): "
             "check both files' CRS"
         )
+    mapping, rest = as_affine(columns, rows, to_columns, to_rows)
+    return mapping, rest if np.abs(rest).max() > NEGLIGIBLE_PX else None
+
+
+def as_affine(
+    columns: Array, rows: Array, to_columns: Array, to_rows: Array
+) -> tuple[Affine, NDArray[np.float32]]:
+    """The affine nearest to a mapping given at places (p, q), and what it misses there, (2, p, q)."""
     design = np.stack([columns.ravel(), rows.ravel(), np.ones(columns.size)], 1)
     wanted = np.stack([to_columns.ravel(), to_rows.ravel()], 1)
     parameters = np.linalg.lstsq(design, wanted, rcond=None)[0]  # (3, 2)
-    rest = (wanted - design @ parameters).T.reshape(2, LATTICE, LATTICE)
-    mapping = Affine(*parameters[:, 0], *parameters[:, 1])
-    return mapping, rest.astype(np.float32) if np.abs(rest).max() > NEGLIGIBLE_PX else None
+    rest = (wanted - design @ parameters).T.reshape(2, *columns.shape)
+    return Affine(*parameters[:, 0], *parameters[:, 1]), rest.astype(np.float32)
 
 
 def window_of(hsi: Grid, guide: Grid, mapping: Affine, margin_hsi_px: float) -> tuple[int, int, int, int]:
@@ -142,7 +161,7 @@ def resample(
     # guide pixels per target pixel along the guide's own columns and rows
     sigma = [np.sqrt(max(step**2 - 1, 0) / 12) for step in (np.hypot(d, e), np.hypot(a, b))]
     holes = ~guide.valid
-    prepared = [_fill(band, holes) for band in guide.values]
+    prepared = list(fill_holes(guide.values, holes))
     prepared = [ndimage.gaussian_filter(band, sigma, mode="nearest") for band in prepared]
     prepared = [ndimage.spline_filter(band, order=3, mode="mirror", output=np.float32) for band in prepared]
     # a sample counts only where the pixels that carry most of the spline are all valid
@@ -154,7 +173,8 @@ def resample(
     block = max(1, 2_000_000 // width)
     for top in range(0, height, block):
         part = slice(top, min(top + block, height))
-        columns, rows = _coordinates(mapping, displacement, part, shape)
+        x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(part.start, part.stop) + 0.5)
+        columns, rows = to_guide(mapping, displacement, shape, x, y) - 0.5  # pixels' centres are integers
         inside = (
             (columns > -0.5)
             & (columns < guide.grid.width - 0.5)
@@ -173,24 +193,66 @@ def resample(
     return values, weight
 
 
-def _coordinates(
-    mapping: Affine, displacement: NDArray[np.float32] | None, part: slice, shape: tuple[int, int]
-) -> tuple[Array, Array]:
-    """Array indices (columns, rows) in the guide of a block of target rows; pixels' centres are integers."""
-    x, y = np.meshgrid(np.arange(shape[1]) + 0.5, np.arange(part.start, part.stop) + 0.5)
+def to_guide(
+    mapping: Affine,
+    displacement: NDArray[np.float32] | None,
+    shape: tuple[int, int],
+    x: Array,
+    y: Array,
+    order: int = 1,
+) -> Array:
+    """Where places in an image lie in the guide: (2, ...) of columns and rows, corner-based like the places.
+
+    Parameters
+    ----------
+    mapping, displacement
+        As `Alignment` has them: an affine, and what is added on a lattice from corner to corner. Some way
+        outside the image the lattice's slopes go on.
+    shape : (H, W) of the image
+    x, y : ndarray (...)
+        Columns and rows.
+    order : int
+        Of the splines between the lattice's nodes.
+    """
     a, b, c, d, e, f = mapping[:6]
-    columns, rows = a * x + b * y + c, d * x + e * y + f
-    if displacement is not None:
-        lattice = [y / shape[0] * (displacement.shape[1] - 1), x / shape[1] * (displacement.shape[2] - 1)]
-        columns = columns + ndimage.map_coordinates(displacement[0], lattice, order=1, mode="nearest")
-        rows = rows + ndimage.map_coordinates(displacement[1], lattice, order=1, mode="nearest")
-    return columns - 0.5, rows - 0.5
+    affine = np.stack([a * x + b * y + c, d * x + e * y + f])
+    if displacement is None:
+        return affine
+    tall, wide = (side - 1 for side in displacement.shape[1:])
+    nodes = x / shape[1] * wide, y / shape[0] * tall
+    return affine + interpolated(displacement, *nodes, order, min(tall, wide) // 4)
 
 
-def _fill(band: NDArray[np.float32], holes: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Fill holes by the nearest pixel, so that no spline overshoots at their rims."""
+def from_guide(
+    mapping: Affine,
+    displacement: NDArray[np.float32] | None,
+    shape: tuple[int, int],
+    columns: Array,
+    rows: Array,
+) -> Array:
+    """The inverse of `to_guide`: places in the image (2, ...) of places in the guide."""
+    there, off = np.stack([columns, rows]), np.zeros((2, *np.shape(columns)))
+    a, b, c, d, e, f = (~mapping)[:6]
+    # fixed-point steps: a displacement bends so gently that each gains a digit or two
+    for _ in range(1 if displacement is None else INVERSIONS):
+        u, v = there - off
+        x, y = a * u + b * v + c, d * u + e * v + f
+        off = to_guide(mapping, displacement, shape, x, y) - (there - off)
+    return np.stack([x, y])
+
+
+def interpolated(image: NDArray[np.float32], columns: Array, rows: Array, order: int, beyond: int) -> Array:
+    """An image (c, H, W) at array indices (...): (c, ...); its slopes go on for `beyond` pixels outside."""
+    pad = ((0, 0), (beyond, beyond), (beyond, beyond))
+    wide = np.pad(image.astype(np.float64), pad, mode="reflect", reflect_type="odd")
+    at = [rows + beyond, columns + beyond]
+    return np.stack([ndimage.map_coordinates(band, at, order=order, mode="nearest") for band in wide])
+
+
+def fill_holes(image: NDArray[np.float32], holes: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Holes (H, W) of an image (c, H, W) filled by the nearest pixel: no spline overshoots at their rims."""
     if not holes.any() or holes.all():
-        return band
+        return image
     rows, columns = ndimage.distance_transform_edt(holes, return_distances=False, return_indices=True)
-    filled: NDArray[np.float32] = band[rows, columns]
+    filled: NDArray[np.float32] = image[:, rows, columns]
     return filled

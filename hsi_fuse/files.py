@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -74,6 +76,34 @@ def atomic(path: str | Path) -> Iterator[Path]:
     """`atomic_files` for a single file: yields where to write."""
     with atomic_files(Path(path)) as (part,):
         yield part
+
+
+@contextmanager
+def staged(*finals: Path) -> Iterator[Path]:
+    """A folder beside the outputs whose files take their final names only if all went well."""
+    home = finals[0].parent
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f".{finals[0].stem}.", suffix=".part", dir=home))
+    except OSError as error:
+        raise WriteError(f"cannot write into {home}: {error.strerror}") from error
+    placed: list[Path] = []
+    try:
+        yield folder
+        for final in reversed(finals):  # the product last: where it stands, everything stands
+            new = not final.exists()
+            os.replace(folder / final.name, final)
+            if new:
+                placed.append(final)
+    except BaseException as error:
+        for path in placed:
+            path.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise WriteError(f"cannot write {finals[0]}: {error.strerror or error}") from error
+        if isinstance(error, WriteError):  # it names the file in the folder, which nobody asked for
+            raise WriteError(str(error).replace(str(folder), str(home))) from error
+        raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_text(path: str | Path, text: str, overwrite: bool = False) -> None:

@@ -66,16 +66,24 @@ class Grid:
         In a geographic CRS degrees are turned into metres at the centre's latitude; without a CRS the
         units are taken as metres.
         """
-        gx, gy = self.gsd
-        if self.crs is not None and self.crs.is_geographic:
-            latitude = math.radians((self.transform * (self.width / 2, self.height / 2))[1])
-            a, b, _, d, e, _ = self.transform[:6]
-            lon = METRES_PER_DEGREE * max(math.cos(latitude), 1e-6)
-            gx, gy = math.hypot(a * lon, d * METRES_PER_DEGREE), math.hypot(b * lon, e * METRES_PER_DEGREE)
-        elif self.crs is not None and self.crs.is_projected:
-            factor = self.crs.linear_units_factor[1]
-            gx, gy = gx * factor, gy * factor
+        middle = (self.transform * (self.width / 2, self.height / 2))[1]
+        mx, my = (float(m) for m in self.metres_per_unit(middle))
+        a, b, _, d, e, _ = self.transform[:6]
+        gx, gy = math.hypot(a * mx, d * my), math.hypot(b * mx, e * my)
         return math.sqrt(gx * gy)
+
+    def metres_per_unit(self, y: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Metres in one unit of the CRS along x and along y, at the ordinate y (a latitude, in degrees).
+
+        Without a CRS the units are taken as metres.
+        """
+        one = np.ones_like(y, dtype=np.float64)
+        if self.crs is not None and self.crs.is_geographic:
+            across = METRES_PER_DEGREE * np.maximum(np.cos(np.radians(y)), 1e-6)
+            return across * one, METRES_PER_DEGREE * one
+        if self.crs is not None and self.crs.is_projected:
+            one = one * self.crs.linear_units_factor[1]
+        return one, one
 
     @property
     def bounds(self) -> tuple[float, float, float, float]:

@@ -122,7 +122,8 @@ def geometry(grid: Grid) -> dict[str, Any]:
 def profile(dtype: str, options: Mapping[str, str]) -> dict[str, Any]:
     predictor = "3" if np.dtype(dtype).kind == "f" else "2"
     defaults = {"TILED": "YES", "BLOCKXSIZE": str(TILE), "BLOCKYSIZE": str(TILE), "INTERLEAVE": "BAND"}
-    defaults |= {"COMPRESS": "DEFLATE", "PREDICTOR": predictor, "BIGTIFF": "IF_SAFER"}
+    # GDAL would call the fourth of four bands alpha, and viewers would show near infrared as transparency
+    defaults |= {"COMPRESS": "DEFLATE", "PREDICTOR": predictor, "BIGTIFF": "IF_SAFER", "ALPHA": "NO"}
     return {"driver": "GTiff", "dtype": dtype, **defaults, **upper(options)}
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import time
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,23 +12,22 @@ import torch
 from affine import Affine
 from numpy.typing import NDArray
 
-from hsi_fuse.align import Alignment, resample, window_of
+from hsi_fuse.align import Alignment, window_of
 from hsi_fuse.assess import Quality, assess
-from hsi_fuse.errors import HsiFuseWarning, PresetError, SolveError
+from hsi_fuse.confidence import refined, rejected
+from hsi_fuse.errors import PresetError, SolveError
+from hsi_fuse.follow import as_followed, follow
 from hsi_fuse.grid import Grid
+from hsi_fuse.joint import register_pair
 from hsi_fuse.planning import Plan, plan
 from hsi_fuse.preset import Preset
 from hsi_fuse.problem import Estimate, OnStep, Problem, StageResult, silent
 from hsi_fuse.raster import Raster
 from hsi_fuse.read import Guide
-from hsi_fuse.register import Pair, Registered, register
-from hsi_fuse.sense import sense
+from hsi_fuse.record import Clock, provenance_of, recorded
+from hsi_fuse.registration import registration_figures
 from hsi_fuse.stages import STAGES
-from hsi_fuse.subspace import estimate_noise, fill_nearest, fit_subspace, interpolate, upsample
-
-REGISTER_DIMENSIONS = 10
-SETTLED_HSI_PX = 0.02
-ROUNDS = 3
+from hsi_fuse.subspace import estimate_noise, interpolate, upsample
 
 
 @dataclass(frozen=True)
@@ -103,6 +100,7 @@ def fuse(
     preset: Preset,
     *,
     scale: int | None = None,
+    displacement: str | Path | None = None,
     device: str = "auto",
     seed: int = 0,
     on_step: OnStep = silent,
@@ -117,6 +115,8 @@ def fuse(
     preset : Preset
     scale : int, optional
         Fine pixels per HSI pixel; default from the ground sampling distances.
+    displacement : path, optional
+        A displacement file (see `mapping_files`) to follow instead of searching the mapping.
     device : str
         "auto", "cpu" or "cuda".
     seed : int
@@ -127,14 +127,18 @@ def fuse(
     Raises
     ------
     GridError, AlignmentError, SolveError
+    ReadError
+        Of the displacement file.
     """
-    clock = _Clock()
+    clock = Clock()
     where = choose_device(device)
     torch.manual_seed(seed)
-    with _recorded() as warned:
+    with recorded() as warned:
         planned = plan(hsi, guide, scale)
         with clock("align"):
-            problem, alignment = align(hsi, guide, planned, preset, seed, where, on_step)
+            problem, alignment = align_or_follow(
+                hsi, guide, planned, preset, displacement, seed, where, on_step
+            )
         interpolation = interpolate(problem)
         with clock("stages"):
             estimate, results = run_stages(problem, interpolation, preset, on_step)
@@ -155,115 +159,86 @@ def fuse(
                 options=preset.assess,
             )
             on_step("assess", 1, 1, 0.0)
-    provenance = {
-        "seed": seed,
-        "device": str(where),
-        "threads": torch.get_num_threads(),
-        "seconds": clock.seconds,
-    }
+    provenance = provenance_of(preset, displacement, seed, where, clock)
     return FusionResult(
         problem, estimate, interpolation, alignment, results, quality, preset, planned.target, hsi, provenance
     )
 
 
+def align_or_follow(
+    hsi: Raster,
+    guide: Guide,
+    planned: Plan,
+    preset: Preset,
+    displacement: str | Path | None,
+    seed: int,
+    device: torch.device,
+    on_step: OnStep,
+) -> tuple[Problem, Alignment]:
+    """`align`; or, without search and fit, the mapping of a displacement file."""
+    if displacement is None:
+        return align(hsi, guide, planned, preset, seed, device, on_step)
+    given = follow(displacement, hsi, planned)
+    still = replace(preset, align=replace(preset.align, model="none", local=False))
+    problem, alignment = align(hsi, guide, given, still, seed, device, on_step)
+    return problem, as_followed(alignment, planned, hsi.grid, displacement)
+
+
 def align(
     hsi: Raster, guide: Guide, planned: Plan, preset: Preset, seed: int, device: torch.device, on_step: OnStep
 ) -> tuple[Problem, Alignment]:
-    """Rasters -> a registered Problem: mapping and sensors in turn, until neither moves.
-
-    The first mapping assumes a PSF one HSI pixel wide; each later one uses the PSF just learned.
-    """
+    """Rasters -> a registered Problem."""
     options, scale = preset.align, planned.scale
-    top, left, height, width = window_of(hsi.grid, guide.grid, planned.start, options.search_hsi_px + 6)
+    georeferenced = hsi.grid.georeferenced and guide.grid.georeferenced
+    margin = options.reach_hsi_px(hsi.grid.shape) if georeferenced else float(max(hsi.grid.shape))
+    top, left, height, width = window_of(hsi.grid, guide.grid, planned.start, margin)
     window = guide.read(top, left, height, width)
-    to_window = Affine.translation(-left, -top)
+    start = Affine.translation(-left, -top) * planned.start
     values = torch.from_numpy(np.ascontiguousarray(hsi.values[hsi.good_bands])).to(device)  # (n, h, w)
     weight = torch.from_numpy(hsi.valid).to(values)
-    noise = estimate_noise(values, weight)
-    subspace = fit_subspace(values, weight, noise, REGISTER_DIMENSIONS)
-    native_weight = torch.from_numpy(window.valid).to(values)
-    pair = Pair(
-        subspace.project(fill_nearest(values, weight)),
+    found = register_pair(
+        values,
         weight,
-        fill_nearest(torch.from_numpy(window.values).to(device), native_weight),
-        native_weight,
-        to_window * planned.start,
+        window,
+        start,
+        planned.displacement,
+        scale,
+        georeferenced,
+        options,
+        preset.sense,
+        lambda turn, turns: on_step("align", turn, turns, 0.0),
     )
-    before, fwhm = None, (1.0, 1.0)
-    for turn in range(ROUNDS):
-        on_step("align", turn, ROUNDS, 0.0)
-        near = pair if before is None else replace(pair, start=before.hsi_to_guide)
-        wide = options if before is None else replace(options, search_hsi_px=0)
-        found = register(near, fwhm, wide)
-        mapping = found.hsi_to_guide * Affine.scale(1 / scale)
-        fine, fine_weight = resample(window, mapping, planned.displacement, planned.target.shape)
-        image = torch.from_numpy(fine).to(device)
-        image_weight = torch.from_numpy(fine_weight).to(device)
-        sensed = sense(values, weight, image, image_weight, scale, preset.sense)
-        rows, columns = sensed.sensor.psf_fwhm
-        fwhm = (columns / scale, rows / scale)
-        settled = before is not None and float(np.hypot(*found.shift_hsi_px)) < SETTLED_HSI_PX
-        before = found if before is None else replace(found, before=before.before)
-        if settled or options.model == "none":
-            break
-    on_step("align", ROUNDS, ROUNDS, 0.0)
-    assert before is not None
-    figures = _registration_figures(before, pair.start, hsi.grid, scale, float(image_weight.mean()))
+    # what shows something else than the HSI is no guide; mere edges that fit badly stay one
+    other = rejected(found.confidence).repeat(scale, 0).repeat(scale, 1)
+    usable = np.where(other, np.float32(0), found.guide_weight)
+    image_weight = torch.from_numpy(usable).to(device)
+    figures = registration_figures(found, start, hsi.grid, scale)
     error = figures["rrmse_px"] if figures["rrmse_px"] is not None else figures["standard_error_px"]
+    deviation = found.evidence.deviation_hsi_px
     problem = Problem(
         values * (weight > 0),
         weight,
-        image,
+        torch.from_numpy(found.guide).to(device) * (image_weight > 0),
         image_weight,
-        sensed.sensor,
-        noise,
-        sensed.guide_noise,
+        found.sensed.sensor,
+        estimate_noise(values, weight),
+        found.sensed.guide_noise,
         seed,
-        position_error=error / scale if np.isfinite(error) else 0.0,
+        position_error=deviation if np.isfinite(deviation) else 0.0,
     )
-    native = Affine.translation(left, top) * mapping
-    return problem, Alignment(native, planned.displacement, fine_weight, float(error), figures)
-
-
-def _registration_figures(
-    found: Registered, start: Affine, grid: Grid, scale: int, covered: float
-) -> dict[str, Any]:
-    """What the report says of the registration; pixels are the product's, metres on the ground."""
-    height, width = grid.shape
-    centre = (width / 2, height / 2)
-    x, y = ~start * (found.hsi_to_guide * centre)
-    shift = (x - centre[0], y - centre[1])
-    linear = (~start * found.hsi_to_guide)[:6]
-    metres = grid.gsd_m
-    a, b, _, d, e, _ = grid.transform[:6]
-    unit = metres / float(np.sqrt(abs(a * e - b * d)))
-    found_at = {
-        # HSI content is found at georeferenced place + shift in the guide: it lies that far the other
-        # way itself
-        "content_offset_east_m": unit * -(a * shift[0] + b * shift[1]),
-        "content_offset_north_m": unit * -(d * shift[0] + e * shift[1]),
-    }
-    out: dict[str, Any] = {
-        "shift_px": [scale * s for s in shift],
-        "shift_m": float(metres * np.hypot(*shift)),
-        **(found_at if grid.georeferenced else {}),
-        "rotation_deg": float(np.degrees(np.arctan2(linear[3] - linear[1], linear[0] + linear[4]))),
-        "scale_change": float(np.sqrt(abs(linear[0] * linear[4] - linear[1] * linear[3]))),
-        "standard_error_px": scale * found.standard_error_hsi_px,
-        "explained": found.explained,
-        "covered": covered,
-    }
-    for name, points in (("", found.after), ("before_", found.before)):
-        length = (points[:, 2:] ** 2).sum(1).sqrt() * scale
-        some = len(points) > 0
-        out |= {
-            f"{name}tie_points": len(points),
-            f"{name}rrmse_px": float((length**2).mean().sqrt()) if some else None,
-            f"{name}rrmse_m": float((length**2).mean().sqrt()) * metres / scale if some else None,
-            f"{name}ce90_px": float(torch.quantile(length, 0.9)) if some else None,
-            f"{name}bias_px": (points[:, 2:].mean(0) * scale).tolist() if some else None,
-        }
-    return out
+    native = Affine.translation(left, top) * found.hsi_to_guide * Affine.scale(1 / scale)
+    alignment = Alignment(
+        native,
+        found.bend,
+        (found.guide_weight * refined(found.confidence, scale)).astype(np.float32),
+        planned.start * Affine.scale(1 / scale),
+        planned.displacement,
+        found.before * scale,
+        found.after * scale,
+        float(error),
+        figures,
+    )
+    return problem, alignment
 
 
 def run_stages(
@@ -306,37 +281,6 @@ def choose_device(name: str) -> torch.device:
             "--device cuda: this machine or this build of PyTorch has no CUDA device; use --device cpu"
         )
     return torch.device(name)
-
-
-class _Clock:
-    """Seconds of the steps."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, what: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self.seconds[what] = round(time.perf_counter() - started, 3)
-
-
-@contextmanager
-def _recorded() -> Iterator[list[str]]:
-    """Collect the messages of our own warnings for the report, and let them pass on."""
-    said: list[str] = []
-    show = warnings.showwarning
-
-    def record(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
-        if issubclass(category, HsiFuseWarning) and str(message) not in said:
-            said.append(str(message))
-        show(message, category, *rest, **more)
-
-    warnings.showwarning = record
-    try:
-        yield said
-    finally:
-        warnings.showwarning = show
 
 
 __all__ = ["FusionResult", "Plan", "align", "fuse", "plan", "run_stages"]

@@ -5,43 +5,46 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hsi_fuse import mapping_files
 from hsi_fuse.assess import plain
 from hsi_fuse.encode import Encoder
 from hsi_fuse.envi_header import envi_paths
 from hsi_fuse.errors import WriteError
-from hsi_fuse.files import check_output
+from hsi_fuse.files import check_output, staged
 from hsi_fuse.pictures import composite, rgb_bands, stretch_limits, view
 from hsi_fuse.pipeline import FusionResult
-from hsi_fuse.preset import describe
 from hsi_fuse.problem import OnStep, silent
-from hsi_fuse.raster import Encoding, Raster
+from hsi_fuse.raster import Encoding
+from hsi_fuse.record import versions
 from hsi_fuse.report import render, take_pictures
 from hsi_fuse.write import Driver, write_cube, write_image
 
-SIDE_PRODUCTS = ("_quality.json", "_report.html", "_rgb.tif", "_srf.csv", "_psf.csv")
+SIDE_PRODUCTS = ("_quality.json", "_report.html", "_rgb.tif", "_srf.csv", "_psf.csv", *mapping_files.ENDINGS)
 """Endings of the files that stand beside every product."""
 
 
-def outputs(output: str | Path, driver: Driver = "GTiff") -> tuple[Path, ...]:
+def outputs(
+    output: str | Path, driver: Driver = "GTiff", endings: Sequence[str] = SIDE_PRODUCTS
+) -> tuple[Path, ...]:
     """Every file that `save` writes, the product first."""
     output = Path(output)
     rasters = envi_paths(output) if driver == "ENVI" else (output,)
-    return (*rasters, *(output.with_name(output.stem + ending) for ending in SIDE_PRODUCTS))
+    return (*rasters, *(output.with_name(output.stem + ending) for ending in endings))
 
 
-def check_outputs(output: str | Path, driver: Driver = "GTiff", overwrite: bool = False) -> None:
+def check_outputs(
+    output: str | Path,
+    driver: Driver = "GTiff",
+    overwrite: bool = False,
+    endings: Sequence[str] = SIDE_PRODUCTS,
+) -> None:
     """Fail before the work rather than after it.
 
     Raises
@@ -49,12 +52,12 @@ def check_outputs(output: str | Path, driver: Driver = "GTiff", overwrite: bool 
     WriteError
         One of the outputs exists (without `overwrite`), or the folder is missing or not writable.
     """
-    for path in outputs(output, driver):
+    for path in outputs(output, driver, endings):
         check_output(path, overwrite)
 
 
-def stored_as(like: Raster, nodata: float | None = None) -> Encoding:
-    """How the product of an HSI is stored: as the HSI, but for another nodata value where one is given.
+def stored_as(encoding: Encoding, nodata: float | None = None) -> Encoding:
+    """How an output is stored: as its input, but for another nodata value where one is given.
 
     Raises
     ------
@@ -62,13 +65,13 @@ def stored_as(like: Raster, nodata: float | None = None) -> Encoding:
         The type cannot hold that nodata value.
     """
     if nodata is None:
-        return like.encoding
-    encoding = replace(like.encoding, nodata=nodata)
+        return encoding
+    encoding = replace(encoding, nodata=nodata)
     dtype = np.dtype(encoding.dtype)
     if dtype.kind in "iu" and Encoder.of(encoding).reserved:
         limits = np.iinfo(dtype)
         raise WriteError(
-            f"--nodata {nodata:g} does not fit {dtype}, as which the HSI is stored: "
+            f"--nodata {nodata:g} does not fit {dtype}, as which the input is stored: "
             f"give a whole number from {limits.min} to {limits.max}"
         )
     return encoding
@@ -84,7 +87,7 @@ def save(
     nodata: float | None = None,
     on_step: OnStep = silent,
 ) -> list[Path]:
-    """Write the product, `<stem>_quality.json`, `_report.html`, `_rgb.tif`, `_srf.csv` and `_psf.csv`.
+    """Write the product and, with its stem and `SIDE_PRODUCTS`, what stands beside it.
 
     Everything is made in a folder beside the output and moved into place at the end.
 
@@ -115,8 +118,8 @@ def save(
     check_outputs(output, driver, overwrite)
     finals = outputs(output, driver)
     like = result.hsi
-    encoding = stored_as(like, nodata)
-    with _staged(finals) as folder:
+    encoding = stored_as(like.encoding, nodata)
+    with staged(*finals) as folder:
         summary = write_cube(
             folder / output.name,
             result.rows,
@@ -129,54 +132,18 @@ def save(
         )
         figures = dict(result.quality.figures)
         figures["integrity"] = {**figures["integrity"], "clipped_values": summary.clipped}
-        figures["provenance"] = _provenance(result)
-        staged = {ending: folder / (output.stem + ending) for ending in SIDE_PRODUCTS}
-        staged["_quality.json"].write_text(json.dumps(plain(figures), indent=1) + "\n", encoding="utf-8")
-        staged["_report.html"].write_text(
+        figures["provenance"] = {**result.provenance, "versions": versions()}
+        beside = {ending: folder / (output.stem + ending) for ending in SIDE_PRODUCTS}
+        beside["_quality.json"].write_text(json.dumps(plain(figures), indent=1) + "\n", encoding="utf-8")
+        beside["_report.html"].write_text(
             _report(result, output.name, figures["provenance"]), encoding="utf-8"
         )
-        staged["_srf.csv"].write_text(_srf_table(result), encoding="utf-8")
-        staged["_psf.csv"].write_text(_psf_table(result), encoding="utf-8")
-        _quicklook(result, staged["_rgb.tif"])
+        beside["_srf.csv"].write_text(_srf_table(result), encoding="utf-8")
+        beside["_psf.csv"].write_text(_psf_table(result), encoding="utf-8")
+        _quicklook(result, beside["_rgb.tif"])
+        ground = mapping_files.ground_of(like.grid, result.grid.crs)
+        mapping_files.write_mapping(folder / output.name, result.alignment, ground, result.problem.ratio)
     return list(finals)
-
-
-@contextmanager
-def _staged(finals: tuple[Path, ...]) -> Iterator[Path]:
-    """A folder beside the outputs whose files take their final names only if all went well."""
-    home = finals[0].parent
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{finals[0].stem}.", suffix=".part", dir=home))
-    except OSError as error:
-        raise WriteError(f"cannot write into {home}: {error.strerror}") from error
-    placed: list[Path] = []
-    try:
-        yield folder
-        for final in reversed(finals):  # the product last: where it stands, everything stands
-            new = not final.exists()
-            os.replace(folder / final.name, final)
-            if new:
-                placed.append(final)
-    except BaseException as error:
-        for path in placed:
-            path.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise WriteError(f"cannot write {finals[0]}: {error.strerror or error}") from error
-        if isinstance(error, WriteError):  # it names the file in the folder, which nobody asked for
-            raise WriteError(str(error).replace(str(folder), str(home))) from error
-        raise
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _provenance(result: FusionResult) -> dict[str, Any]:
-    """Everything needed to repeat the run."""
-    libraries = ("hsi-fuse", "torch", "numpy", "rasterio", "scipy")
-    return {
-        **result.provenance,
-        "preset": describe(result.preset),
-        "versions": {name: version(name) for name in libraries},
-    }
 
 
 def _wavelengths(result: FusionResult) -> list[float] | None:

@@ -21,6 +21,7 @@ METHODS = {
 
 
 REGISTRATION = {
+    "displacement": "not searched: taken from",
     "shift_px": "found at (columns, rows) from the start, fine pixels",
     "shift_m": "the same, m",
     "content_offset_east_m": "the input's content lies east of the reference's by, m",

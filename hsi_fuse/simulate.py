@@ -12,50 +12,34 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter, map_coordinates
 from torch import Tensor
 
-from hsi_fuse.errors import GridError, ReadError
-from hsi_fuse.physics import blur_down, gaussian_psf, mix_bands
+from hsi_fuse.displace import Displaced, Mask, Misregistration, Window, centres, displace
+from hsi_fuse.errors import GridError, PresetError, ReadError
+from hsi_fuse.look import PLAIN, Look
+from hsi_fuse.physics import blur_down, gaussian_psf, mix_bands, psf_padding
 from hsi_fuse.sensor import Sensor
+from hsi_fuse.srf import ALI, MS4, NIKON_D700, PAN, RGB, SHARP, Edges, ResponseTable, srf_rows
 
-Edges = tuple[tuple[float, float], ...]
+__all__ = [
+    "DISPLACED",
+    "FWHM_PER_SIGMA",
+    "MS4",
+    "PAN",
+    "PROTOCOLS",
+    "RGB",
+    "VARIANTS",
+    "Edges",
+    "ObservedPair",
+    "Protocol",
+    "find_protocol",
+    "observe",
+    "srf_rows",
+]
 
-RGB: Edges = ((450, 520), (520, 600), (630, 690))
-MS4: Edges = (*RGB, (760, 855))
-PAN: Edges = ((450, 855),)
-SHARP: Edges = ((452, 512), (533, 590), (636, 673))
 FWHM_PER_SIGMA = 2.3548200450309493
 MARGIN = 0.08
 """Share of the cube left on each side of the HSI window for an unregistered guide to look at."""
-
-
-@dataclass(frozen=True)
-class Misregistration:
-    """How the guide's content lies off the place its georeferencing claims.
-
-    A scene point at fine pixel q appears in the guide at `A (q - centre) + centre + shift + local(q)`, A a
-    rotation and a scale. Pairs are (columns, rows).
-
-    Attributes
-    ----------
-    shift_px, shift_share : (float, float)
-        Translation in fine pixels, and as a share of the HSI window's sides; they add up.
-    degrees, scale : float
-        Rotation (columns towards rows) and magnification about the window's centre.
-    local_px : float
-        RMS length of a smooth random displacement of zero mean; its autocorrelation is Gaussian and falls
-        to 1/e at min(64 px, side / 3).
-    max_overlap : float
-        Share of the HSI window that the guide may show; columns at its left are lost until that holds.
-    """
-
-    shift_px: tuple[float, float] = (0.0, 0.0)
-    shift_share: tuple[float, float] = (0.0, 0.0)
-    degrees: float = 0.0
-    scale: float = 1.0
-    local_px: float = 0.0
-    max_overlap: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -70,11 +54,14 @@ class Protocol:
     psf : Tensor (p, p)
         Sums to 1; p and ratio of one parity.
     guide_edges_nm : pairs of float
-        Lower and upper edge of each guide band.
+        Lower and upper edge of each guide band; empty where there is a table.
     snr_hsi_db, snr_guide_db : float
         Power ratio per band; infinite for no noise.
     misregistration : Misregistration or None
         None: the guide lies on the fine grid.
+    look : Look
+    guide_table : ResponseTable or None
+        Measured responses of the guide bands, in place of edges.
     """
 
     name: str
@@ -84,6 +71,14 @@ class Protocol:
     snr_hsi_db: float = 35.0
     snr_guide_db: float = 40.0
     misregistration: Misregistration | None = None
+    look: Look = PLAIN
+    guide_table: ResponseTable | None = None
+
+    def srf(self, wavelengths_nm: NDArray[np.float64]) -> Tensor:
+        """Responses of the guide bands (m, n), rows sum to 1; ReadError where one sees no band."""
+        if self.guide_table is not None:
+            return self.guide_table.rows(wavelengths_nm)
+        return srf_rows(wavelengths_nm, self.guide_edges_nm)
 
 
 @dataclass(frozen=True)
@@ -104,6 +99,16 @@ class ObservedPair:
         Standard deviations of the noise that was added.
     fine_to_guide : ndarray (2, H, W), float64
         Where each fine pixel's centre appears in the guide: (column, row), corner-based as in `Grid`.
+    georeferenced : bool
+        Whether the guide says where it lies.
+    claimed_shift_px : (float, float)
+        Where it says that is: the fine pixel at q appears at q + this, (columns, rows). Methods may know it.
+    objects : ndarray (H, W), int
+        Which object each fine pixel belongs to; 0: the ground.
+    occluded : ndarray (H, W), bool
+        Fine pixels that an object hides in the guide.
+    changed : ndarray (H, W), bool
+        Guide pixels that show a cloud or something else than the scene.
     """
 
     hsi: Tensor
@@ -114,66 +119,89 @@ class ObservedPair:
     hsi_noise: Tensor
     guide_noise: Tensor
     fine_to_guide: NDArray[np.float64]
+    georeferenced: bool
+    claimed_shift_px: tuple[float, float]
+    objects: NDArray[np.intp]
+    occluded: Mask
+    changed: Mask
 
 
-MISREGISTRATIONS = {
-    "mild": Misregistration(shift_px=(2.7, -3.4), degrees=0.6, local_px=1.0),
-    "strong": Misregistration(
-        shift_share=(0.038, -0.074), degrees=7.0, scale=1.02, local_px=2.0, max_overlap=0.8
+MILD = Misregistration(shift_px=(2.7, -3.4), degrees=0.6, local_px=1.0)
+ROTATED = Misregistration(shift_share=(0.05, -0.04), local_px=1.0, max_overlap=0.7, georeferenced=False)
+VARIANTS: dict[str, tuple[Misregistration, Look]] = {
+    "mild": (MILD, PLAIN),
+    "strong": (
+        Misregistration(shift_share=(0.038, -0.074), degrees=7.0, scale=1.02, local_px=2.0, max_overlap=0.8),
+        PLAIN,
     ),
+    **{f"rotated{angle}": (replace(ROTATED, degrees=float(angle)), PLAIN) for angle in (85, 180, 263)},
+    "off10": (replace(MILD, claimed_hsi_px=10.0), PLAIN),
+    "contrast": (MILD, Look(changed_share=0.1, gamma=2.2, inverted_bands=1, gain=0.5, offset=0.1)),
+    "parallax": (replace(MILD, local_px=0.0, objects=12), PLAIN),
 }
+"""How an unregistered guide may differ, by name."""
+
+
+def _gaussian(ratio: int, fwhm_px: float) -> Tensor:
+    """A Gaussian PSF, as many fine pixels wide as the published kernels: 9 x 9 at ratio 4, 17 x 17 at 8.
+
+    Where that is odd it cannot be centred on an HSI pixel, whose middle lies between fine pixels: one row and
+    column more, sampled at half-pixel offsets.
+    """
+    size = math.ceil(2 * fwhm_px + 1)
+    return gaussian_psf(ratio, fwhm_px, size=size + (size - ratio) % 2)
+
+
+DISPLACED = ("x4-ms4", "x8-ms4", "x4-rgb", "x8-rgb", "x4-pan", "x4-sharp")
+"""The protocols that exist with an unregistered guide too."""
+PSF_HSI_PX = (0.3, 0.6, 1.0, 1.5, 2.0)
+"""FWHM of the PSF in HSI pixels, as the variants of `x4-ms4` by its sharpness have it."""
 
 
 def _protocols() -> dict[str, Protocol]:
-    # Where the published kernels are odd (9 x 9 at ratio 4, 17 x 17 at 8) they cannot be centred on an HSI
-    # pixel, whose middle lies between fine pixels: one row and column more, sampled at half-pixel offsets.
-    x4, x8 = gaussian_psf(4, 4.0, size=10), gaussian_psf(8, 8.0, size=18)
-    sharp = gaussian_psf(4, 0.5 * FWHM_PER_SIGMA, size=4)
-    registered = (
-        Protocol("x4-ms4", 4, x4, MS4),
-        Protocol("x8-ms4", 8, x8, MS4),
-        Protocol("x4-rgb", 4, x4, RGB),
-        Protocol("x8-rgb", 8, x8, RGB),
-        Protocol("x4-pan", 4, x4, PAN),
-        Protocol("x4-sharp", 4, sharp, SHARP, math.inf, math.inf),
-    )
+    x4, x8 = _gaussian(4, 4.0), _gaussian(8, 8.0)
+    sharp, cave = (gaussian_psf(s, 0.5 * FWHM_PER_SIGMA, size=s) for s in (4, 32))
+    registered = {
+        p.name: p
+        for p in (
+            Protocol("x4-ms4", 4, x4, MS4),
+            Protocol("x8-ms4", 8, x8, MS4),
+            Protocol("x4-rgb", 4, x4, RGB),
+            Protocol("x8-rgb", 8, x8, RGB),
+            Protocol("x4-pan", 4, x4, PAN),
+            Protocol("x4-sharp", 4, sharp, SHARP, math.inf, math.inf),
+            *(Protocol(f"x4-ms4-psf{f:g}", 4, _gaussian(4, 4 * f), MS4) for f in PSF_HSI_PX),
+            Protocol("cave-x32", 32, cave, (), math.inf, math.inf, guide_table=NIKON_D700),
+            Protocol("x3-ali", 3, _gaussian(3, 3.0), ALI, math.inf, math.inf),
+        )
+    }
     displaced = (
-        replace(p, name=f"{p.name}-{variant}", misregistration=m)
-        for p in registered
-        for variant, m in MISREGISTRATIONS.items()
+        replace(registered[base], name=f"{base}-{variant}", misregistration=moved, look=look)
+        for base in DISPLACED
+        for variant, (moved, look) in VARIANTS.items()
     )
-    return {p.name: p for p in (*registered, *displaced)}
+    return registered | {p.name: p for p in displaced}
 
 
 PROTOCOLS = _protocols()
-"""The protocols by name; each also as `<name>-mild` and `<name>-strong`, which add a misregistration."""
+"""The protocols by name; those of `DISPLACED` also as `<name>-<variant>` for every one of `VARIANTS`."""
 
 
-def srf_rows(wavelengths_nm: NDArray[np.float64], edges_nm: Sequence[tuple[float, float]]) -> Tensor:
-    """Nominal flat-topped responses: exp(-ln 2 |x|^6), x = 1 at a band's edges.
+def find_protocol(name: str) -> Protocol:
+    """The protocol of that name.
 
-    Parameters
-    ----------
-    wavelengths_nm : ndarray (n,)
-    edges_nm : (lower, upper) of each of m bands
-
-    Returns
-    -------
-    Tensor (m, n), float32
-        Rows sum to 1; responses under 1e-3 are dropped.
+    Raises
+    ------
+    PresetError
+        There is none; the message lists those there are.
     """
-    lower, upper = np.array(edges_nm, float).T[:, :, None]  # (m, 1) each
-    x = (np.asarray(wavelengths_nm, float) - (lower + upper) / 2) / ((upper - lower) / 2)
-    response = np.exp(-math.log(2) * np.minimum(np.abs(x), 10) ** 6)
-    response[response < 1e-3] = 0
-    total = response.sum(1, keepdims=True)
-    if not total.all():
-        missing = [f"{a:g}-{b:g}" for (a, b), t in zip(edges_nm, total[:, 0], strict=True) if t == 0]
-        raise ReadError(
-            f"no band of the cube lies within the guide band {', '.join(missing)} nm "
-            f"(the cube: {np.min(wavelengths_nm):g}-{np.max(wavelengths_nm):g} nm); choose another protocol"
-        )
-    return torch.from_numpy((response / total).astype(np.float32))
+    if name in PROTOCOLS:
+        return PROTOCOLS[name]
+    registered = [n for n, p in PROTOCOLS.items() if p.misregistration is None]
+    raise PresetError(
+        f"unknown protocol {name!r}; choose from {', '.join(registered)}, or one of {', '.join(DISPLACED)} "
+        f"with an ending: -{', -'.join(VARIANTS)}"
+    )
 
 
 def observe(
@@ -189,29 +217,63 @@ def observe(
     wavelengths_nm : ndarray (n,)
     protocol : Protocol
     seed : int
-        Of the noise and the local displacement.
+        Of the noise and of whatever the variant draws.
+
+    Raises
+    ------
+    ReadError
+        A guide band sees none of the wavelengths, or the scene holds nothing above 0.
+    GridError
+        The scene is smaller than an HSI pixel, or than the PSF reaches beyond it.
     """
     cube = truth.float().clamp(min=0)
-    cube = cube / cube.max()
+    peak = cube.max()
+    if not peak > 0:
+        raise ReadError("the cube holds no value above 0; give radiance or reflectance")
+    cube = cube / peak
     s, moved = protocol.ratio, protocol.misregistration
-    top, left = (math.ceil(MARGIN * side) if moved else 0 for side in cube.shape[1:])
-    height, width = ((side - 2 * m) // s * s for side, m in zip(cube.shape[1:], (top, left), strict=True))
-    if min(height, width) < s:
-        raise GridError(f"a cube of {tuple(cube.shape[1:])} pixels is too small for protocol {protocol.name}")
+    top, left, height, width = window_of(protocol, cube.shape[1:])
     window = cube[:, top : top + height, left : left + width].contiguous()
-    hsi_rng, guide_rng, field_rng = map(np.random.default_rng, np.random.SeedSequence(seed).spawn(3))
+    streams = np.random.SeedSequence(seed).spawn(6)
+    hsi_rng, guide_rng, field_rng, object_rng, look_rng, claim_rng = map(np.random.default_rng, streams)
 
-    srf = srf_rows(wavelengths_nm, protocol.guide_edges_nm)
+    srf = protocol.srf(wavelengths_nm)
     hsi, hsi_noise = _add_noise(blur_down(window, protocol.psf, s), protocol.snr_hsi_db, hsi_rng)
     clean = mix_bands(cube, srf)  # (m, H0, W0)
     if moved is None:
-        seen, valid = clean[:, :height, :width].contiguous(), torch.ones(height, width, dtype=torch.bool)
-        fine_to_guide = _centres(height, width)
+        seen = _in_place(clean[:, :height, :width].contiguous())
     else:
-        seen, valid, fine_to_guide = _displace(clean, (top, left, height, width), moved, field_rng)
-    guide, guide_noise = _add_noise(seen, protocol.snr_guide_db, guide_rng, valid)
+        seen = displace(clean, (top, left, height, width), moved, field_rng, object_rng)
+    looks, changed = protocol.look(seen.guide, seen.valid, look_rng)
+    guide, guide_noise = _add_noise(looks, protocol.snr_guide_db, guide_rng, seen.valid)
     sensor = Sensor(srf, torch.zeros(len(srf)), protocol.psf, s, {"from": f"protocol {protocol.name}"})
-    return ObservedPair(hsi, guide, valid, window, sensor, hsi_noise, guide_noise, fine_to_guide)
+    claim = moved or Misregistration()
+    return ObservedPair(
+        *(hsi, guide, seen.valid, window, sensor, hsi_noise, guide_noise, seen.fine_to_guide),
+        georeferenced=claim.georeferenced,
+        claimed_shift_px=_diagonal(s * claim.claimed_hsi_px, claim_rng),
+        objects=seen.objects,
+        occluded=seen.occluded,
+        changed=changed,
+    )
+
+
+def window_of(protocol: Protocol, shape: Sequence[int]) -> Window:
+    """The part of a cube (H0, W0) that the HSI sees: top, left, height and width.
+
+    Whole HSI pixels; from the upper left when registered, `MARGIN` left around it when not.
+
+    Raises
+    ------
+    GridError
+        The cube is smaller than an HSI pixel, or than the PSF reaches beyond it.
+    """
+    s = protocol.ratio
+    top, left = (math.ceil(MARGIN * side) if protocol.misregistration else 0 for side in shape)
+    height, width = ((side - 2 * m) // s * s for side, m in zip(shape, (top, left), strict=True))
+    if min(height, width) < max(s, psf_padding(len(protocol.psf), s)):
+        raise GridError(f"a cube of {shape[0]} x {shape[1]} pixels is too small for protocol {protocol.name}")
+    return top, left, height, width
 
 
 def _add_noise(
@@ -225,75 +287,15 @@ def _add_noise(
     return (image + deviation[:, None, None] * noise) * mask, deviation
 
 
-def _displace(
-    clean: Tensor, window: tuple[int, int, int, int], moved: Misregistration, rng: np.random.Generator
-) -> tuple[Tensor, Tensor, NDArray[np.float64]]:
-    """See the guide image (m, H0, W0) of the whole cube displaced, on the window's grid.
-
-    Returns the guide (m, H, W), its valid mask and `fine_to_guide`. Coordinates are the window's pixels.
-    """
-    top, left, height, width = window
-    field = _local_field(clean.shape[1], clean.shape[2], window, moved.local_px, rng)  # (2, H0, W0)
-    centre = np.array([width / 2, height / 2])
-    shift = np.add(moved.shift_px, np.multiply(moved.shift_share, (width, height)))
-    angle = math.radians(moved.degrees)
-    turn = moved.scale * np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    origin = centre[:, None, None]
-
-    def local(points: NDArray[np.float64]) -> NDArray[np.float64]:
-        rows_columns = points[::-1] + np.array([top - 0.5, left - 0.5])[:, None, None]
-        return np.stack([map_coordinates(f, rows_columns, order=3, mode="nearest") for f in field])
-
-    def linear(matrix: NDArray[np.float64], points: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.tensordot(matrix, points, axes=1)
-
-    fine = _centres(height, width)
-    offset = origin + shift[:, None, None]
-    fine_to_guide = linear(turn, fine - origin) + offset + local(fine)
-    # each guide pixel's place in the scene: the mapping inverted by fixed-point steps (the local field is
-    # smooth: a step shrinks the error by its gradient, about 0.1)
-    back, source = np.asarray(np.linalg.inv(turn), np.float64), fine.copy()
-    for _ in range(12):
-        source = origin + linear(back, fine - offset - local(source))
-    rows, columns = source[1] + top - 0.5, source[0] + left - 0.5
-    inside = (rows >= 0) & (rows <= clean.shape[1] - 1) & (columns >= 0) & (columns <= clean.shape[2] - 1)
-    inside = _limit_overlap(inside, fine_to_guide, moved.max_overlap)
-    seen = np.stack(
-        [map_coordinates(b, [rows, columns], order=3, mode="mirror") for b in clean.double().numpy()]
-    )
-    return torch.from_numpy((seen * inside).astype(np.float32)), torch.from_numpy(inside), fine_to_guide
+def _in_place(guide: Tensor) -> Displaced:
+    """A guide (m, H, W) that lies on the fine grid."""
+    height, width = guide.shape[1:]
+    valid = torch.ones(height, width, dtype=torch.bool)
+    nothing = np.zeros((height, width), bool)
+    return Displaced(guide, valid, centres(height, width), nothing.astype(np.intp), nothing)
 
 
-def _centres(height: int, width: int) -> NDArray[np.float64]:
-    """(column, row) of every pixel's centre, corner-based: (2, height, width)."""
-    return np.array(np.mgrid[:height, :width][::-1], float) + 0.5
-
-
-def _local_field(
-    rows: int, columns: int, window: tuple[int, int, int, int], rms: float, rng: np.random.Generator
-) -> NDArray[np.float64]:
-    """A smooth random displacement (2, rows, columns) of zero mean and the given RMS length in the window."""
-    top, left, height, width = window
-    reach = min(64.0, min(height, width) / 3)
-    white = rng.standard_normal((2, rows, columns))
-    # a filter of sigma gives an autocorrelation exp(-r^2 / (4 sigma^2)): 1/e at r = 2 sigma
-    field = np.stack([gaussian_filter(f, reach / 2, mode="reflect") for f in white])
-    inner = field[:, top : top + height, left : left + width]
-    mean = inner.mean((1, 2), keepdims=True)
-    return (field - mean) * (rms / math.sqrt(((inner - mean) ** 2).sum(0).mean()))
-
-
-def _limit_overlap(
-    inside: NDArray[np.bool_], fine_to_guide: NDArray[np.float64], most: float
-) -> NDArray[np.bool_]:
-    """Drop the guide's left columns until it shows at most a share of the fine pixels."""
-    height, width = inside.shape
-    columns, rows = np.floor(fine_to_guide).astype(int)
-    within = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
-    shown = np.zeros(inside.shape, bool)
-    shown[within] = inside[rows[within], columns[within]]
-    keep = np.sort(np.where(shown, columns, -1).ravel())[::-1]  # guide columns of the shown pixels, falling
-    allowed = int(most * inside.size)
-    if shown.sum() <= allowed:
-        return inside
-    return inside & (np.arange(width) > keep[allowed])
+def _diagonal(length: float, rng: np.random.Generator) -> tuple[float, float]:
+    """A vector (columns, rows) of the given length along one of the four diagonals."""
+    columns, rows = rng.choice([-1.0, 1.0], 2) * length / math.sqrt(2) + 0.0  # no negative zeros
+    return float(columns), float(rows)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -11,9 +13,13 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, map_coordinates
 from torch import Tensor
 
-from hsi_fuse.physics import gaussian_psf
+from hsi_fuse.grid import Grid
+from hsi_fuse.physics import gaussian_psf, mix_bands
 from hsi_fuse.problem import Problem
-from hsi_fuse.simulate import FWHM_PER_SIGMA, MS4, PAN, RGB, ObservedPair, Protocol, observe
+from hsi_fuse.raster import Raster
+from hsi_fuse.simulate import FWHM_PER_SIGMA, MS4, PAN, RGB, ObservedPair, Protocol, observe, srf_rows
+from hsi_fuse.subspace import estimate_noise, fit_subspace
+from hsi_fuse.warp import Pair
 
 RATIO, ROWS, COLUMNS, BANDS, MATERIALS = 4, 48, 40, 30, 6
 WAVELENGTHS = np.linspace(410.0, 990.0, BANDS)
@@ -21,6 +27,10 @@ MARGIN = 32
 """Fine pixels of scene around the HSI that only an unregistered guide looks at."""
 MS9 = tuple((430 + 60 * i, 480 + 60 * i) for i in range(9))
 EDGES = {1: PAN, 3: RGB, 4: MS4, 9: MS9}
+PSF = gaussian_psf(RATIO, 4.0, size=10)
+STILL = Affine.identity()
+START = Affine.translation(MARGIN, MARGIN) * Affine.scale(RATIO)
+"""HSI pixel -> pixel of a guide that lies where it should."""
 
 
 def spectra() -> NDArray[np.float64]:
@@ -52,12 +62,12 @@ def scene(height: int = RATIO * ROWS, width: int = RATIO * COLUMNS, seed: int = 
     return torch.from_numpy((abundance * shade[..., None]) @ spectra()).permute(2, 0, 1).float().contiguous()
 
 
-def observed(guide_bands: int = 4, psf: Tensor | None = None, truth: Tensor | None = None) -> ObservedPair:
+def observed(
+    guide_bands: int = 4, psf: Tensor | None = None, truth: Tensor | None = None, seed: int = 1
+) -> ObservedPair:
     """A registered pair at x4, 35/40 dB; the PSF's FWHM is 4 fine pixels unless given."""
-    protocol = Protocol(
-        "test", RATIO, gaussian_psf(RATIO, 4.0, size=10) if psf is None else psf, EDGES[guide_bands]
-    )
-    return observe(scene() if truth is None else truth, WAVELENGTHS, protocol, seed=1)
+    protocol = Protocol("test", RATIO, PSF if psf is None else psf, EDGES[guide_bands])
+    return observe(scene() if truth is None else truth, WAVELENGTHS, protocol, seed)
 
 
 def problem_of(pair: ObservedPair, guide_weight: Tensor | None = None, **more: object) -> Problem:
@@ -83,15 +93,111 @@ def psnr(found: Tensor, truth: Tensor, mask: Tensor | None = None) -> float:
     return float((10 * torch.log10(truth.amax(1) ** 2 / ((found - truth) ** 2).mean(1))).mean())
 
 
-def moved(image: NDArray[np.float64], where: Affine, bend_px: float = 0.0) -> NDArray[np.float64]:
-    """Show (m, H, W) such that what is at p appears at `where` p, off by waves of amplitude `bend_px`."""
+def moved(
+    image: NDArray[np.float64], where: Affine, local: Callable[..., NDArray[np.float64]] | None = None
+) -> NDArray[np.float64]:
+    """Show (m, H, W) such that what is at p appears at `where` p + local(p); pixels are corner-based."""
     height, width = image.shape[1:]
     columns, rows = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
-    if bend_px:
-        wave = bend_px * np.stack([np.sin(rows / 23 + 1), np.sin(columns / 19)])
-        columns, rows = columns + wave[0], rows + wave[1]
     x, y = ~where * (columns, rows)
+    for _ in range(0 if local is None else 12):  # a local displacement is smooth: each round gains a digit
+        dx, dy = local(x, y)  # type: ignore[misc]
+        x, y = ~where * (columns - dx, rows - dy)
     return np.stack([map_coordinates(band, [y - 0.5, x - 0.5], order=3, mode="mirror") for band in image])
+
+
+@cache
+def _low(seed: int) -> tuple[Tensor, Tensor]:
+    """HSI of the middle of the wide scene (n, h, w), and its coefficients in its whitened subspace."""
+    height, width = RATIO * ROWS + 2 * MARGIN, RATIO * COLUMNS + 2 * MARGIN
+    inner = scene(height, width)[:, MARGIN:-MARGIN, MARGIN:-MARGIN].contiguous()
+    hsi, everywhere = observed(truth=inner, seed=seed).hsi, torch.ones(ROWS, COLUMNS)
+    return hsi, fit_subspace(hsi, everywhere, estimate_noise(hsi, everywhere), 10).project(hsi)
+
+
+def unregistered(
+    where: Affine = STILL,
+    local: Callable[..., NDArray[np.float64]] | None = None,
+    guide_bands: int = 4,
+    seed: int = 0,
+    place: int = 0,
+) -> Pair:
+    """An HSI of the middle of a scene, and a wider guide that shows the scene moved.
+
+    What is at p, a pixel of the guide that lies where it should, appears at `where` p + local(p): HSI pixel
+    x at `where` (START x) + local(START x). `seed` is the noise's; another `place` is another scene.
+    """
+    height, width = RATIO * ROWS + 2 * MARGIN, RATIO * COLUMNS + 2 * MARGIN
+    srf = srf_rows(WAVELENGTHS, EDGES[guide_bands])
+    guide = moved(mix_bands(scene(height, width, place), srf).double().numpy(), where, local)
+    guide += 0.005 * guide.mean() * np.random.default_rng(seed + 2).standard_normal(guide.shape)
+    seen, weight = torch.from_numpy(guide).float().contiguous(), torch.ones(height, width)
+    return Pair(_low(seed + 1)[1], torch.ones(ROWS, COLUMNS), seen, weight, START)
+
+
+def misplaced(
+    base: Affine,
+    shift: Callable[..., NDArray[np.float64]] | None,
+    where: Affine,
+    local: Callable[..., NDArray[np.float64]] | None = None,
+) -> NDArray[np.float64]:
+    """Distance of each HSI pixel from where `unregistered` put it, HSI pixels: (h, w)."""
+    columns, rows = np.arange(COLUMNS) + 0.5, np.arange(ROWS) + 0.5
+    x, y = np.meshgrid(columns, rows)
+    move = np.zeros((2, ROWS, COLUMNS)) if shift is None else shift(columns, rows)
+    found, true = np.stack(base * (x + move[0], y + move[1])), np.stack(START * (x, y))
+    true = np.stack(where * (true[0], true[1])) + (0 if local is None else local(true[0], true[1]))
+    return np.hypot(*(found - true)) / RATIO
+
+
+def cut(pair: Pair, height: int, width: int, beyond_hsi_px: int | None = None) -> Pair:
+    """The middle of an unregistered pair, (height, width) HSI pixels; quick.
+
+    Of the guide only what lies up to so many HSI pixels beyond them stays, or all of it.
+    """
+    top, left = (ROWS - height) // 2, (COLUMNS - width) // 2
+    part = (slice(top, top + height), slice(left, left + width))
+    start = pair.start * Affine.translation(left, top)
+    small = replace(
+        pair, low=pair.low[:, *part].contiguous(), low_weight=pair.low_weight[part].contiguous(), start=start
+    )
+    if beyond_hsi_px is None:
+        return small
+    b = beyond_hsi_px
+    (x0, y0), (x1, y1) = (start * corner for corner in ((-b, -b), (width + b, height + b)))
+    there = (slice(int(y0), int(y1)), slice(int(x0), int(x1)))
+    guide, weight = pair.guide[:, *there].contiguous(), pair.guide_weight[there].contiguous()
+    return replace(small, guide=guide, guide_weight=weight, start=Affine.translation(-x0, -y0) * start)
+
+
+def hsi_of(pair: Pair, seed: int = 0) -> Tensor:
+    """The HSI (n, h, w) whose coefficients `unregistered`, and then perhaps `cut`, gave."""
+    height, width = pair.shape
+    top, left = (ROWS - height) // 2, (COLUMNS - width) // 2
+    return _low(seed + 1)[0][:, top : top + height, left : left + width].contiguous()
+
+
+def window_of(pair: Pair) -> Raster:
+    """The guide's pixels as they are read."""
+    grid = Grid(None, STILL, pair.guide.shape[2], pair.guide.shape[1])
+    return Raster(pair.guide.numpy(), pair.guide_weight.numpy() > 0, grid)
+
+
+def astray(
+    pair: Pair,
+    base: Affine,
+    shift: Callable[..., NDArray[np.float64]] | None = None,
+    where: Affine = STILL,
+    local: Callable[..., NDArray[np.float64]] | None = None,
+) -> NDArray[np.float64]:
+    """As `misplaced`, of any pair whose start is right but for `where` and `local`: (h, w)."""
+    height, width = pair.shape
+    columns, rows = np.arange(width) + 0.5, np.arange(height) + 0.5
+    x, y = np.meshgrid(columns, rows)
+    move = np.zeros((2, height, width)) if shift is None else shift(columns, rows)
+    found, true = np.stack(base * (x + move[0], y + move[1])), np.stack(pair.start * (x, y))
+    true = np.stack(where * (true[0], true[1])) + (0 if local is None else local(true[0], true[1]))
+    return np.hypot(*(found - true)) / RATIO
 
 
 def fwhm_of(psf: Tensor) -> tuple[float, float]:

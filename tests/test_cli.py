@@ -52,9 +52,11 @@ def refused(workplace: Path, capsys: pytest.CaptureFixture[str]) -> Callable[...
 # --- errors that come before any computing -----------------------------------------------------------------
 
 
-def test_missing_files(refused, pair):
-    assert "nowhere.hdr" in refused(3, "run", "nowhere.hdr", pair.ref)
-    assert "nowhere.tif" in refused(3, "run", pair.hsi, "nowhere.tif")
+@pytest.mark.parametrize("command", ["run", "align"])
+def test_missing_files(refused, pair, command):
+    assert "nowhere.hdr" in refused(3, command, "nowhere.hdr", pair.ref)
+    assert "nowhere.tif" in refused(3, command, pair.hsi, "nowhere.tif")
+    assert "nowhere.tif" in refused(3, command, pair.hsi, pair.ref, "--displacement", "nowhere.tif")
 
 
 def test_header_without_data(refused, pair):
@@ -112,6 +114,11 @@ def test_existing_output_is_refused_before_anything_is_read(refused, workplace):
 def test_existing_side_product_is_refused_too(refused, workplace):
     (workplace / "a_fused_report.html").write_text("precious")
     assert "--overwrite" in refused(7, "run", "a.hdr", "b.tif")
+
+
+def test_align_refuses_what_exists_before_anything_is_read(refused, workplace):
+    (workplace / "b_registered_displacement.tif").write_text("precious")
+    assert "--overwrite" in refused(7, "align", "a.hdr", "b.tif")
 
 
 def test_unwritable_output(refused, workplace):
@@ -194,7 +201,9 @@ def test_warnings_and_progress_are_lines_on_stderr(pretend, capsys):
 # --- help and presets -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["info", "-h"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["run", "--help"], ["align", "-h"], ["info", "-h"], ["--version"]]
+)
 def test_help_never_imports_torch(arguments):
     script = (
         f"import sys; from hsi_fuse.cli import main; main({arguments!r}); assert 'torch' not in sys.modules"

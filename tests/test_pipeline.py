@@ -217,7 +217,7 @@ def test_the_same_seed_writes_the_same_bytes(village, hsi, guide, tmp_path):
     again = fuse(hsi, guide, load_preset("draft"))
     for name, result in (("one", village), ("other", again)):
         save(result, tmp_path / f"{name}.tif")
-    for ending in (".tif", "_rgb.tif", "_srf.csv", "_psf.csv"):
+    for ending in (".tif", "_rgb.tif", "_srf.csv", "_psf.csv", "_ties.geojson", "_displacement.tif"):
         one, other = ((tmp_path / f"{name}{ending}").read_bytes() for name in ("one", "other"))
         assert one == other, ending
     one, other = (json.loads((tmp_path / f"{name}_quality.json").read_text()) for name in ("one", "other"))

@@ -129,6 +129,11 @@ def test_side_products_say_what_was_learned(result, tmp_path):
     assert figures["provenance"]["seed"] == 0
     assert figures["integrity"]["clipped_values"] == 0
     assert "</html>" in (tmp_path / "sharp_report.html").read_text()
+    with rasterio.open(tmp_path / "sharp_displacement.tif") as file:
+        assert (file.count, file.dtypes[0], file.shape) == (2, "float32", GRID.shape)
+        assert np.abs(file.read()).max() < 0.5  # m: the guide lies where it says
+    ties = json.loads((tmp_path / "sharp_ties.geojson").read_text())["features"]
+    assert len(ties) == figures["registration"]["tie_points"]
     with rasterio.open(tmp_path / "sharp_rgb.tif") as file:
         assert (file.count, file.dtypes[0], file.shape) == (3, "uint8", (96, 112))
         assert file.crs == GRID.crs
@@ -172,7 +177,7 @@ def test_a_disk_that_fails_at_the_end_leaves_nothing(result, tmp_path, monkeypat
             raise OSError(28, "No space left on device")
         return move(source, target)
 
-    monkeypatch.setattr("hsi_fuse.products.os.replace", fail)
+    monkeypatch.setattr("hsi_fuse.files.os.replace", fail)
     with pytest.raises(WriteError, match="No space left"):
         save(result, tmp_path / "sharp.tif")
     assert names(tmp_path) == set()

@@ -1,4 +1,4 @@
-"""The mapping found from the data term, on pairs displaced by a known affine."""
+"""The place of the HSI in the guide, found to a fraction of a pixel."""
 
 from dataclasses import replace
 
@@ -6,166 +6,205 @@ import numpy as np
 import pytest
 import torch
 from affine import Affine
-from synthetic import COLUMNS, MARGIN, RATIO, ROWS, moved, observed, scene
+from synthetic import COLUMNS, MARGIN, PSF, RATIO, ROWS, astray, cut, unregistered
 
+from hsi_fuse import register
 from hsi_fuse.errors import AlignmentError
-from hsi_fuse.physics import mix_bands
-from hsi_fuse.register import Pair, RegisterOptions, register, sample
-from hsi_fuse.subspace import estimate_noise, fit_subspace
+from hsi_fuse.fit import fit
+from hsi_fuse.register import MODELS, RegisterOptions, locate
+from hsi_fuse.search import Range
+from hsi_fuse.warp import Observer, Pair
 
-HEIGHT, WIDTH = RATIO * ROWS + 2 * MARGIN, RATIO * COLUMNS + 2 * MARGIN
-START = Affine.translation(MARGIN, MARGIN) * Affine.scale(RATIO)
-CENTRE = (WIDTH / 2, HEIGHT / 2)
+CENTRE = (RATIO * COLUMNS / 2 + MARGIN, RATIO * ROWS / 2 + MARGIN)
+TO_CENTRE = Affine.translation(*CENTRE)
 SHIFT = Affine.translation(4.3 * RATIO, -5.6 * RATIO)
-TURNED = SHIFT * Affine.rotation(1.0, CENTRE) * Affine.translation(*CENTRE) * Affine.scale(1.01)
-TURNED = TURNED * Affine.translation(-CENTRE[0], -CENTRE[1])
+TURNED = SHIFT * TO_CENTRE * Affine.rotation(4) * Affine.scale(1.02) * ~TO_CENTRE
+SHEARED = TURNED * TO_CENTRE * Affine(1.01, 0.006, 0, -0.002, 0.995, 0) * ~TO_CENTRE
+SMALL = (20, 16)
 
 
-def displaced(where: Affine, bend_px: float = 0.0, seed: int = 0) -> Pair:
-    """The HSI sees the middle of a scene whose guide is wider, and off by `where` (guide pixels)."""
-    wide = scene(HEIGHT, WIDTH)
-    inner = wide[:, MARGIN:-MARGIN, MARGIN:-MARGIN].contiguous()
-    pair = observed(truth=inner)
-    everywhere = torch.ones(ROWS, COLUMNS)
-    subspace = fit_subspace(pair.hsi, everywhere, estimate_noise(pair.hsi, everywhere), 10)
-    clean = mix_bands(scene(HEIGHT, WIDTH, seed), pair.sensor.srf).double().numpy()
-    guide = moved(clean, where, bend_px)
-    guide += 0.005 * guide.mean() * np.random.default_rng(2).standard_normal(guide.shape)
-    weight = torch.ones(HEIGHT, WIDTH)
-    return Pair(
-        subspace.project(pair.hsi), everywhere, torch.from_numpy(guide).float().contiguous(), weight, START
+def located(pair: Pair, georeferenced: bool = True, **options: object) -> Affine:
+    return locate(pair, RegisterOptions(**options), georeferenced)
+
+
+@pytest.fixture(scope="module")
+def pair() -> Pair:
+    return cut(unregistered(SHEARED, guide_bands=3), *SMALL)
+
+
+@pytest.fixture
+def quick(monkeypatch) -> None:
+    """Where one of the search's first two is the place."""
+    monkeypatch.setattr(register, "CANDIDATES", 2)
+
+
+# --- what is found -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("bands", "shape", "candidates"),
+    [(1, (20, 16), 8), (3, (16, 36), 3), (4, (ROWS, COLUMNS), 3), (9, (16, 20), 3)],
+)
+def test_the_place_is_found_to_a_fraction_of_a_pixel(monkeypatch, bands, shape, candidates):
+    monkeypatch.setattr(register, "CANDIDATES", candidates)
+    pair = cut(unregistered(SHEARED, guide_bands=bands), *shape)
+    assert astray(pair, located(pair), where=SHEARED).max() < 0.03
+
+
+@pytest.mark.parametrize(("model", "where"), [("translation", SHIFT), ("similarity", TURNED)])
+def test_a_stiff_model_finds_what_it_can_and_stays_stiff(quick, model, where):
+    pair = cut(unregistered(where, guide_bands=1), *SMALL)
+    found = located(pair, model=model, search_deg=0 if model == "translation" else 10, search_scale=1)
+    a, b, _, d, e, _ = (~pair.start * found)[:6]
+    assert (a, b) == pytest.approx((e, -d))
+    if model == "translation":
+        assert (a, b) == pytest.approx((1, 0), abs=0.002)
+    assert astray(pair, found, where=where).max() < 0.03
+
+
+@pytest.mark.parametrize(("degrees", "scale"), [(150, 0.52), (-70, 1.9)])
+def test_any_rotation_and_scale_is_found_without_georeferencing(quick, degrees, scale):
+    """The start is turned, of another scale and a few pixels off; the guide lies where it should."""
+    pair = cut(unregistered(guide_bands=1), 30, 24, beyond_hsi_px=3)
+    to_centre = Affine.translation(12, 15)
+    wrong = to_centre * Affine.rotation(-degrees) * Affine.scale(1 / scale) * Affine.translation(-15, -13)
+    found = located(replace(pair, start=pair.start * wrong), georeferenced=False)
+    assert astray(pair, found).max() < 0.03
+
+
+def test_a_bend_of_the_start_is_taken_into_account(quick, pair):
+    """The georeferencing says where a map projection bends to; what is found comes on top of that."""
+    nodes = np.linspace(-3, 3, 5)
+    bend = np.stack(np.broadcast_arrays(nodes[:, None] ** 2 / 3, nodes)).astype(np.float32)  # guide pixels
+
+    def local(x, y):
+        columns, rows = ~pair.start * (x, y)
+        u, v = 6 * columns / SMALL[1] - 3, 6 * rows / SMALL[0] - 3
+        return np.stack([np.interp(v, nodes, nodes**2 / 3), np.clip(u, -3, 3)])
+
+    carried = cut(unregistered(SHIFT, local, guide_bands=3), *SMALL)
+    found = located(replace(carried, bend=bend))
+    assert astray(carried, found, where=SHIFT).max() < 0.05
+    assert astray(carried, located(carried), where=SHIFT).max() > 0.3
+
+
+# --- what does not matter ----------------------------------------------------------------------------------
+
+
+def inverted(pair: Pair) -> Pair:
+    gain, offset = torch.tensor([[-700.0, 1, -0.1], [500, 0, 2]])[..., None, None]
+    return replace(pair, guide=gain * pair.guide + offset)
+
+
+def bent(pair: Pair) -> Pair:
+    return replace(pair, guide=pair.guide.clamp_min(0) ** 0.45)
+
+
+def clouded(pair: Pair) -> Pair:
+    guide = pair.guide.clone()
+    guide[:, 80:105, 110:135] = 2 * guide.max()
+    return replace(pair, guide=guide)
+
+
+def holed(pair: Pair) -> Pair:
+    """No data at a corner and in the middle of the guide, and in the HSI."""
+    weight, low_weight = pair.guide_weight.clone(), pair.low_weight.clone()
+    weight[90:110, 100:130] = 0
+    weight[140:] = 0
+    low_weight[2:6, 9:13] = 0
+    guide = torch.where(weight > 0, pair.guide, pair.guide.mean())
+    return replace(pair, guide=guide, guide_weight=weight, low_weight=low_weight)
+
+
+@pytest.mark.parametrize("spoil", [inverted, bent, clouded, holed])
+def test_the_place_is_found_in_spite_of(quick, pair, spoil):
+    assert astray(pair, located(spoil(pair)), where=SHEARED).max() < 0.3
+
+
+def test_values_without_weight_change_nothing(quick, pair):
+    weight = pair.low_weight.clone()
+    weight[3:8, 4:9] = 0
+    noise = 1e3 * torch.randn(pair.low.shape, generator=torch.Generator().manual_seed(0))
+    found, wanted = (
+        located(replace(pair, low=torch.where(weight > 0, pair.low, there), low_weight=weight))
+        for there in (noise, torch.zeros_like(noise))
     )
+    assert found == wanted
 
 
-def error_hsi_px(found: Affine, where: Affine) -> float:
-    """Largest error of a mapping over the HSI, HSI pixels."""
-    columns, rows = np.meshgrid(np.linspace(0, COLUMNS, 9), np.linspace(0, ROWS, 9))
-    x, y = found * (columns, rows)
-    u, v = where * START * (columns, rows)
-    return float(np.hypot(x - u, y - v).max()) / RATIO
+def test_the_same_pair_gives_the_same_place(quick, pair):
+    assert located(pair) == located(replace(pair, guide=pair.guide.clone()))
 
 
-@pytest.fixture(scope="module")
-def turned():
-    return displaced(TURNED)
+# --- what is not found -------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def found(turned):
-    return register(turned)
+def test_a_reflection_is_not_matched(quick):
+    """A mirrored image looks alike; no mapping that is searched makes it fit."""
+    pair = cut(unregistered(guide_bands=3), *SMALL, beyond_hsi_px=8)
+    mirrored = replace(pair, guide=pair.guide.flip(2))
+    found = located(mirrored)
+    assert found.determinant > 0
+    assert fit(Observer(mirrored, PSF, RATIO), found, "affine").left > 0.4
+    assert fit(Observer(pair, PSF, RATIO), located(pair), "affine").left < 0.01
 
 
-def test_shift_rotation_and_scale_are_found(found):
-    assert error_hsi_px(found.hsi_to_guide, TURNED) < 0.02
-    centre = (COLUMNS / 2, ROWS / 2)
-    x, y = ~START * (TURNED * START * centre)
-    assert found.shift_hsi_px == pytest.approx((x - centre[0], y - centre[1]), abs=0.02)
-    assert found.explained > 0.95
+def test_beyond_the_reach_nothing_is_found(quick):
+    pair = cut(unregistered(Affine.translation(9 * RATIO, 0), guide_bands=3), *SMALL)
+    found = located(pair, search_hsi_px=3)
+    assert np.hypot(*(np.array(~pair.start * found * (8, 10)) - (8, 10))) < 6
+    assert astray(pair, found, where=Affine.translation(9 * RATIO, 0)).max() > 2
 
 
-def test_a_pure_shift_is_found_without_bias():
-    pair = displaced(SHIFT)
-    for model in ("translation", "affine"):
-        assert error_hsi_px(register(pair, options=RegisterOptions(model=model)).hsi_to_guide, SHIFT) < 0.01
-
-
-def test_the_standard_error_is_of_the_size_of_the_error(found):
-    assert 0.1 < error_hsi_px(found.hsi_to_guide, TURNED) / found.standard_error_hsi_px < 10
-
-
-@pytest.mark.parametrize("bands", [[0], [3], [0, 1, 2, 3]])
-def test_inverted_contrast_does_not_matter(turned, bands):
-    guide = turned.guide[bands].clone()
-    guide[-1] = 1000 - 700 * guide[-1]
-    assert error_hsi_px(register(replace(turned, guide=guide)).hsi_to_guide, TURNED) < 0.1
-
-
-def test_clouds_and_holes_in_the_guide_do_not_bend_the_mapping(turned):
-    guide, weight = turned.guide.clone(), turned.guide_weight.clone()
-    guide[:, 60:110, 80:130] = 0.9
-    weight[150:180, 40:70] = 0
-    spoilt = replace(turned, guide=guide, guide_weight=weight)
-    assert error_hsi_px(register(spoilt).hsi_to_guide, TURNED) < 0.1
-
-
-def test_a_guide_over_half_the_scene_is_enough(turned):
-    weight = turned.guide_weight.clone()
-    weight[:, WIDTH // 2 :] = 0
-    assert error_hsi_px(register(replace(turned, guide_weight=weight)).hsi_to_guide, TURNED) < 0.1
-
-
-def test_model_none_trusts_the_start(turned):
-    found = register(turned, options=RegisterOptions(model="none"))
-    assert found.hsi_to_guide == START
-    assert found.shift_hsi_px == pytest.approx((0, 0), abs=1e-9)
-
-
-def test_an_unknown_model_is_refused(turned):
-    with pytest.raises(AlignmentError, match="translation"):
-        register(turned, options=RegisterOptions(model="projective"))
-
-
-def test_a_start_beyond_the_guide_is_refused(turned):
-    with pytest.raises(AlignmentError, match="does not overlap"):
-        register(replace(turned, start=Affine.translation(10 * WIDTH, 0) * START))
-
-
-def test_a_guide_without_data_is_refused(turned):
+@pytest.mark.parametrize("georeferenced", [True, False])
+def test_a_guide_without_data_is_refused(pair, georeferenced):
     with pytest.raises(AlignmentError, match="no valid pixel"):
-        register(replace(turned, guide_weight=torch.zeros_like(turned.guide_weight)))
+        located(replace(pair, guide_weight=torch.zeros_like(pair.guide_weight)), georeferenced)
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_a_guide_of_another_place_is_refused(seed):
-    with pytest.raises(AlignmentError, match="does not seem to show this place"):
-        register(displaced(Affine.identity(), seed=seed))
+def test_a_guide_of_elsewhere_is_refused(pair):
+    with pytest.raises(AlignmentError, match="does not overlap"):
+        located(replace(pair, start=Affine.translation(0, 10_000) * pair.start))
 
 
-def test_a_guide_of_noise_is_refused(turned):
-    noise = torch.randn(turned.guide.shape, generator=torch.Generator().manual_seed(0))
-    with pytest.raises(AlignmentError, match="does not seem to show this place"):
-        register(replace(turned, guide=noise))
+# --- the options -------------------------------------------------------------------------------------------
 
 
-def test_the_same_pair_gives_the_same_numbers(turned, found):
-    again = register(turned)
-    assert again.hsi_to_guide == found.hsi_to_guide
-    assert again.standard_error_hsi_px == found.standard_error_hsi_px
-    assert torch.equal(again.after, found.after)
+@pytest.mark.parametrize("shape", [(60, 60), (1000, 1000), (300, 1000)])
+@pytest.mark.parametrize(
+    ("shift", "degrees", "scale"), [(12, 10, 1.05), (0, 30, 1.1), (3, 0, 1.3), (12, 180, 1)]
+)
+def test_the_reach_holds_whatever_is_searched(shape, shift, degrees, scale):
+    options = RegisterOptions(search_hsi_px=shift, search_deg=degrees, search_scale=scale)
+    reach = options.reach_hsi_px(shape)
+    height, width = shape
+    centre = Affine.translation(width / 2, height / 2)
+    for turn in np.linspace(-degrees, degrees, 25):
+        mapping = (
+            Affine.translation(shift, -shift) * centre * Affine.rotation(turn) * Affine.scale(scale) * ~centre
+        )
+        places = np.array([mapping * c for c in ((0, 0), (width, 0), (0, height), (width, height))])
+        assert (places > -reach).all()
+        assert (places < np.array([width, height]) + reach).all()
 
 
-def test_tie_points_show_the_error_of_the_start_and_its_end(found):
-    length = (found.after[:, 2:] ** 2).sum(1).sqrt()
-    assert len(length) >= 6
-    assert float((length**2).mean().sqrt()) < 0.05
-    # the start is off by far more than the blocks are searched for: it must not look right
-    columns, rows = found.before[:, :2].T.numpy()
-    x, y = ~START * TURNED * START * (columns, rows)
-    wanted = torch.from_numpy(np.stack([x - columns, y - rows], 1))
-    assert torch.allclose(found.before[:, 2:], wanted, atol=0.1)
+def test_more_is_reached_where_more_is_searched():
+    plain = RegisterOptions().reach_hsi_px((100, 80))
+    assert plain >= RegisterOptions().search_hsi_px
+    for more in ({"search_hsi_px": 20}, {"search_deg": 20}, {"search_scale": 1.2}):
+        assert RegisterOptions(**more).reach_hsi_px((100, 80)) > plain
+    assert RegisterOptions().reach_hsi_px((100, 800)) > plain
 
 
-def test_tie_points_measure_a_small_error_of_the_start():
-    off = Affine.translation(0.5 * RATIO, -0.8 * RATIO)
-    before = register(displaced(off)).before
-    assert len(before) >= 6
-    assert before[:, 2:].mean(0).tolist() == pytest.approx((0.5, -0.8), abs=0.05)
-
-
-def test_a_local_warp_shows_in_the_held_out_error(found):
-    bent = register(displaced(TURNED, bend_px=0.4 * RATIO))
-    rms, calm = (float((r.after[:, 2:] ** 2).sum(1).mean().sqrt()) for r in (bent, found))
-    assert rms > 4 * calm
-    assert 0.1 < rms < 0.8  # HSI pixels; 0.4 along each axis were put in, and the affine takes some up
-
-
-def test_sampling_keeps_ramps_and_hits_pixels():
-    y, x = np.mgrid[:20, :24] + 0.5
-    image = torch.from_numpy(np.stack([2 * x - 3 * y, np.sin(x) * np.cos(y)]))
-    columns, rows = torch.meshgrid(
-        torch.linspace(3, 20, 31, dtype=torch.float64),
-        torch.linspace(3, 16, 29, dtype=torch.float64),
-        indexing="xy",
+def test_without_georeferencing_everything_is_searched():
+    options = RegisterOptions(
+        search_hsi_px=7, search_deg=3, search_scale=1.2, least_overlap=0.3, free_overlap=0.6
     )
-    assert torch.allclose(sample(image, columns, rows)[0], 2 * columns - 3 * rows)
-    assert torch.allclose(sample(image, *map(torch.from_numpy, (x, y))), image)
+    assert options.range(True) == Range(7, 3, 1.2, 0.3)
+    assert options.range(False) == Range(None, 180, 2, 0.6)
+
+
+def test_an_unknown_model_is_an_error_that_names_the_known_ones():
+    with pytest.raises(AlignmentError) as caught:
+        RegisterOptions(model="banana")
+    assert all(name in str(caught.value) for name in ("banana", *MODELS))

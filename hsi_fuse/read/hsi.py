@@ -106,7 +106,7 @@ def read_hsi(path: str | Path, wavelengths: str | Path | None = None) -> Raster:
         fwhm_nm=source.spectrum.fwhm_nm,
         good_bands=good,
         band_names=source.names,
-        encoding=_encoding(source),
+        encoding=encoding_of(source),
         tags=source.tags,
     )
 
@@ -159,7 +159,8 @@ def _listed(flags: Flags, most: int = 8) -> str:
     return ", ".join(numbers[:most]) + (f" and {len(numbers) - most} more" if len(numbers) > most else "")
 
 
-def _encoding(source: Source) -> Encoding:
+def encoding_of(source: Source) -> Encoding:
+    """How to store values as the file does; in physical units, with a warning, where its bands differ."""
     nodata = next((n for n in source.nodata if n is not None), None)
     if np.ptp(source.scale) == 0 and np.ptp(source.offset) == 0:
         return Encoding(source.dtype, float(source.scale[0]), float(source.offset[0]), nodata)

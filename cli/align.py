@@ -1,0 +1,103 @@
+"""`hsi-fuse align`: the registered reference alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from . import options
+from .console import State, progress, tell_outputs
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  hsi-fuse align scene.hdr camera.tif
+  hsi-fuse align scene.hdr camera.tif --scale 4 -o registered.tif --set align.model=projective
+  hsi-fuse align scene.hdr camera.tif --displacement mine.tif
+
+Exit codes: see `hsi-fuse --help`.
+"""
+)
+@options.pair
+@click.option(
+    "-o",
+    "--output",
+    type=options.PATH,
+    help="Raster to write.  [default: <REF>_registered.tif in the current folder]",
+)
+@options.raster
+@click.option("--nodata", type=float, help="Value that marks no data in the output.  [default: REF's]")
+@options.scale
+@options.preset
+@options.overrides
+@options.wavelengths
+@options.displacement
+@options.machine
+@options.as_json
+@options.loudness
+@click.pass_obj
+def align(
+    state: State,
+    hsi: Path,
+    ref: Path,
+    output: Path | None,
+    form: str | None,
+    creation_options: dict[str, str],
+    overwrite: bool,
+    nodata: float | None,
+    scale: int | None,
+    preset: str,
+    overrides: tuple[str, ...],
+    wavelengths: Path | None,
+    displacement: Path | None,
+    device: str,
+    seed: int,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Register the reference REF to the hyperspectral image HSI, and fuse nothing.
+
+    Out comes REF on the refined grid of HSI, resampled once, in its own type, scaling and bands; nodata where
+    REF shows nothing. Of the preset only the settings `align` and `sense` count.
+
+    Beside the raster stand tie points that took no part in the fit (*_ties.geojson), the displacement of REF
+    against its georeferencing in metres to the east and to the north (*_displacement.tif), which
+    --displacement takes again, and the figures of the registration (*_registration.json).
+    """
+    output, form = options.output_and_form(output, form, f"{ref.stem}_registered")
+    options.limit_threads(threads)
+
+    from hsi_fuse.preset import load_preset
+    from hsi_fuse.products import check_outputs, stored_as
+    from hsi_fuse.read import open_guide, read_hsi
+    from hsi_fuse.read.hsi import encoding_of
+    from hsi_fuse.registered import SIDE_PRODUCTS, register_guide, save_registered
+
+    check_outputs(output, options.DRIVERS[form], overwrite, SIDE_PRODUCTS)
+
+    chosen = load_preset(preset, overrides)
+    image, guide = read_hsi(hsi, wavelengths), open_guide(ref)
+    stored_as(encoding_of(guide.source), nodata)
+    with progress(state) as on_step:
+        result = register_guide(
+            image,
+            guide,
+            chosen,
+            scale=scale,
+            displacement=displacement,
+            device=device,
+            seed=seed,
+            on_step=on_step,
+        )
+        written = save_registered(
+            result,
+            output,
+            driver=options.DRIVERS[form],
+            creation_options=creation_options,
+            overwrite=overwrite,
+            nodata=nodata,
+            on_step=on_step,
+        )
+    tell_outputs(state, written, as_json)

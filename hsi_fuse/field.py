@@ -1,0 +1,94 @@
+"""A smooth displacement as a Gaussian process on a lattice of cubic B-splines.
+
+Coefficients of the splines have covariance amplitude^2 exp(-(distance / length)^2), of which the leading
+modes are kept. Prior and basis are separable, so that a field on a large grid is two small matrix products.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+Array = NDArray[np.float64]
+LEAST_MODE = 1e-3
+"""Modes of less variance, as a share of the largest mode's, are left out."""
+
+
+def _cubic(t: Array) -> Array:
+    """The cubic B-spline of unit spacing."""
+    t = np.abs(t)
+    near, far = 2 / 3 - t**2 + t**3 / 2, (2 - t) ** 3 / 6
+    return np.asarray(np.where(t < 1, near, np.where(t < 2, far, 0.0)))
+
+
+@dataclass(frozen=True)
+class Splines:
+    """Nodes over an image of (height, width) pixels, about `spacing` pixels apart.
+
+    Attributes
+    ----------
+    along_columns, along_rows : ndarray
+        Places of the nodes; one beyond the image at either end.
+    """
+
+    along_columns: Array
+    along_rows: Array
+
+    @classmethod
+    def over(cls, shape: tuple[int, int], spacing: float) -> Splines:
+        """Nodes that cover an image."""
+        rows, columns = (_nodes(side, spacing) for side in shape)
+        return cls(columns, rows)
+
+    @property
+    def spacing(self) -> float:
+        """The wider of both spacings, pixels."""
+        return float(max(nodes[1] - nodes[0] for nodes in (self.along_columns, self.along_rows)))
+
+    @property
+    def size(self) -> int:
+        """Number of nodes."""
+        return len(self.along_columns) * len(self.along_rows)
+
+    def at(self, columns: Array, rows: Array) -> sparse.csr_matrix:
+        """The splines at scattered places (N,): (N, size), 16 entries a row."""
+        across, down = (
+            sparse.csr_matrix(_basis(where, nodes))
+            for where, nodes in ((columns, self.along_columns), (rows, self.along_rows))
+        )
+        wide = across.shape[1]
+        # row-wise Kronecker product, node (i, j) at i * wide + j
+        i, j = np.repeat(np.arange(down.shape[1]), wide), np.tile(np.arange(wide), down.shape[1])
+        return sparse.csr_matrix(down.tocsc()[:, i].multiply(across.tocsc()[:, j]))
+
+    def on_grid(self, coefficients: Array, columns: Array, rows: Array) -> Array:
+        """A field (c, size) on the crossings of columns (W,) and rows (H,): (c, H, W)."""
+        nodes = coefficients.reshape(-1, len(self.along_rows), len(self.along_columns))
+        down, across = _basis(rows, self.along_rows), _basis(columns, self.along_columns)
+        return np.asarray(down @ nodes @ across.T)
+
+    def modes(self, length: float) -> Array:
+        """Columns that turn unit normal numbers into coefficients of unit amplitude: (size, q)."""
+        (values_x, vectors_x), (values_y, vectors_y) = (
+            np.linalg.eigh(np.exp(-(((nodes[:, None] - nodes) / length) ** 2)))
+            for nodes in (self.along_columns, self.along_rows)
+        )
+        strength = values_y[:, None] * values_x
+        i, j = np.nonzero(strength > LEAST_MODE * strength.max())
+        both = vectors_y[:, None, i] * vectors_x[None, :, j] * np.sqrt(strength[i, j])
+        return np.asarray(both.reshape(self.size, -1))
+
+
+def _nodes(side: int, spacing: float) -> Array:
+    """Nodes over one side, at most `spacing` apart, one beyond either end."""
+    parts = max(int(np.ceil(side / spacing)), 1)
+    return np.arange(-1.0, parts + 2.0) * (side / parts)
+
+
+def _basis(where: Array, nodes: Array) -> Array:
+    """(N, nodes); beyond the outermost whole interval the field stays what it is at its end."""
+    inside = np.clip(where, nodes[1], nodes[-2])
+    return _cubic((inside[:, None] - nodes) / (nodes[1] - nodes[0]))

@@ -1,0 +1,68 @@
+"""What a run notes of itself: seconds, the warnings it gave, and all that is needed to repeat it."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hsi_fuse.errors import HsiFuseWarning
+from hsi_fuse.preset import Preset, describe
+
+LIBRARIES = ("hsi-fuse", "torch", "numpy", "rasterio", "scipy")
+
+
+class Clock:
+    """Seconds of the steps."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, what: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[what] = round(time.perf_counter() - started, 3)
+
+
+@contextmanager
+def recorded() -> Iterator[list[str]]:
+    """Collect the messages of our own warnings for the report, and let them pass on."""
+    said: list[str] = []
+    show = warnings.showwarning
+
+    def record(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+        if issubclass(category, HsiFuseWarning) and str(message) not in said:
+            said.append(str(message))
+        show(message, category, *rest, **more)
+
+    warnings.showwarning = record
+    try:
+        yield said
+    finally:
+        warnings.showwarning = show
+
+
+def provenance_of(
+    preset: Preset, displacement: str | Path | None, seed: int, device: torch.device, clock: Clock
+) -> dict[str, Any]:
+    """Everything needed to repeat a run but the files and `versions`, and its timings."""
+    return {
+        "seed": seed,
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "seconds": clock.seconds,
+        "displacement": None if displacement is None else str(displacement),
+        "preset": describe(preset),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of this program and of the libraries that its numbers depend on."""
+    return {name: version(name) for name in LIBRARIES}
