@@ -3,7 +3,9 @@
 #   make demo        fuse the scene that ships; the report is out/demo_report.html
 #   make test        the test suite (real scenes: HSI_FUSE_DATA=folder)
 #   make check       ruff and mypy
-#   make benchmark   quality on simulated pairs (BENCHMARK="options of benchmarks.fusion")
+#   make benchmark   quality on simulated pairs, under 20 minutes (BENCHMARK="options of benchmarks.fusion")
+#   make benchmark-full   every protocol, three seeds: hours
+#   make benchmark-registration   error on displaced pairs (BENCHMARK="options of benchmarks.registration")
 #
 # A smaller download, for machines without a GPU:
 #   make demo PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
@@ -16,7 +18,7 @@ BIN       := $(VENV)/bin
 READY     := $(VENV)/.ready
 SCENE     := sample_scenes/village
 
-.PHONY: help demo test check benchmark clean
+.PHONY: help demo test check benchmark benchmark-full benchmark-registration clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -45,7 +47,13 @@ check: $(READY)
 	$(BIN)/mypy
 
 benchmark: $(READY)
-	$(BIN)/python -m benchmarks.fusion $(BENCHMARK)
+	$(BIN)/python -m benchmarks.fusion --suite subset -o out/benchmark $(BENCHMARK)
+
+benchmark-full: $(READY)
+	$(BIN)/python -m benchmarks.fusion --suite full -o out/benchmark-full $(BENCHMARK)
+
+benchmark-registration: $(READY)
+	$(BIN)/python -m benchmarks.registration $(BENCHMARK)
 
 clean:
 	rm -rf $(VENV) out

@@ -1,144 +1,194 @@
 """Fusion of registered simulated pairs, against truth: `python -m benchmarks.fusion --help`.
 
-A method is a preset's list of stages. Blind: SRF, PSF and the guide's noise are learned from the pair. True:
-they are given. The noise of the HSI is estimated in both.
+Every protocol, scene, method, sensor and seed that is asked for, each run in a process of its own; a suite
+says what is run unless named. Methods are presets. Blind: SRF, PSF and the guide's noise are learned from the
+pair. True: they are given. docs/benchmarks.md has the protocols and the tables.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import os
 import sys
 import time
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from benchmarks.scenes import NAMES, load
+from benchmarks import tables
+from benchmarks.runs import Job, Score, problem_of, scores_of
+from benchmarks.scenes import NAMES
 from hsi_fuse.errors import HsiFuseError
-from hsi_fuse.metrics import ergas, psnr, sam_deg
-from hsi_fuse.preset import Preset, load_preset
-from hsi_fuse.problem import Problem, silent
-from hsi_fuse.sense import sense
-from hsi_fuse.simulate import PROTOCOLS, ObservedPair, observe
-from hsi_fuse.subspace import estimate_noise, interpolate
+from hsi_fuse.preset import load_preset
+from hsi_fuse.simulate import PROTOCOLS
+
+__all__ = ["main", "problem_of"]
 
 CORES = 2
+REGISTERED = tuple(name for name, p in PROTOCOLS.items() if p.misregistration is None)
+METHODS = ("interpolation", "draft", "fast", *tables.CLASSICAL)
+SENSORS = ("blind", "true")
+SCENES = ("muufl", "pavia_centre", "jasper", "samson", "hydice", "enmap")
+OWN_SCENES = {"cave-x32": tuple(n for n in NAMES if n.startswith("cave_")), "x3-ali": ("paris",)}
+"""Protocols that are made for certain scenes, and run on no others."""
 
 
 @dataclass(frozen=True)
-class Score:
-    """One line of the table."""
+class Suite:
+    """What is run unless named."""
 
-    scene: str
-    protocol: str
-    sensor: str
-    method: str
-    seed: int
-    psnr_db: float
-    sam_deg: float
-    ergas: float
-    wall_s: float
-    cpu_s: float
-    """Processor seconds over `CORES`: what an idle machine of two cores would need."""
+    protocols: tuple[str, ...]
+    scenes: tuple[str, ...]
+    seeds: tuple[int, ...]
 
 
-def problem_of(pair: ObservedPair, sensor: str, seed: int, preset: Preset) -> Problem:
-    """What a method may see of a registered pair: all weights 1; the sensor learned if "blind", else true."""
-    hsi_weight, guide_weight = torch.ones(pair.hsi.shape[1:]), pair.guide_valid.float()
-    model, guide_noise = pair.sensor, _at_least(pair.guide_noise, pair.guide)
-    if sensor == "blind":
-        ratio = pair.sensor.ratio
-        sensed = sense(pair.hsi, hsi_weight, pair.guide, guide_weight, ratio, preset.sense)
-        model, guide_noise = sensed.sensor, _at_least(sensed.guide_noise, pair.guide)
-    noise = estimate_noise(pair.hsi, hsi_weight)
-    return Problem(pair.hsi, hsi_weight, pair.guide, guide_weight, model, noise, guide_noise, seed)
+SUITES = {
+    "subset": Suite(("x4-ms4", "x8-ms4", "x4-rgb", "x4-pan", "x4-sharp", "x3-ali"), SCENES, (0,)),
+    "full": Suite(REGISTERED, (*SCENES, "abu_urban_1", "abu_beach_1"), (0, 1, 2)),
+}
 
 
-def _at_least(noise: Tensor, image: Tensor) -> Tensor:
-    """A protocol without noise still leaves the solver a positive deviation."""
-    return torch.maximum(noise, 1e-4 * image.flatten(1).std(1))
+def jobs_of(
+    protocols: Sequence[str],
+    scenes: Sequence[str],
+    methods: Sequence[str],
+    sensors: Sequence[str],
+    seeds: Sequence[int],
+    named: bool,
+) -> list[Job]:
+    """Everything to run; `named`: the scenes were named, and are not the suite's."""
+    return [
+        Job(scene, protocol, method, sensor, seed)
+        for protocol in protocols
+        for scene in _scenes_for(protocol, scenes, named)
+        for method in methods
+        for sensor in (sensors if method != "interpolation" else ["none"])  # it uses no sensor
+        for seed in seeds
+    ]
 
 
-def score(scene: str, protocol: str, sensor: str, method: str, seed: int) -> Score:
-    """Simulate, run and compare with truth; time is that of learning the sensors and of the stages."""
-    truth, wavelengths_nm = load(scene)
-    pair = observe(truth, wavelengths_nm, PROTOCOLS[protocol], seed)
-    preset = load_preset(method)
-    wall, cpu = time.perf_counter(), time.process_time()
-    problem = problem_of(pair, sensor, seed, preset)
-    estimate = interpolate(problem)
-    for _, stage in preset.stages:
-        estimate = stage(problem, estimate, silent).estimate
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    made, border = estimate.rows(0, estimate.shape[1]), pair.sensor.ratio
-    return Score(
-        *(scene, protocol, sensor, method, seed),
-        psnr_db=psnr(made, pair.truth, border=border),
-        sam_deg=sam_deg(made, pair.truth, border=border).mean,
-        ergas=ergas(made, pair.truth, pair.sensor.ratio, border=border),
-        wall_s=wall,
-        cpu_s=cpu / CORES,
-    )
+def _scenes_for(protocol: str, scenes: Sequence[str], named: bool) -> Sequence[str]:
+    own = OWN_SCENES.get(protocol)
+    if own is None:
+        return scenes
+    return [s for s in scenes if s in own] if named else own
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the table and, with -o, write it as CSV. 1 where a run failed."""
-    parser = argparse.ArgumentParser(prog="benchmarks.fusion", description=__doc__)
-    listed: dict[str, Any] = {"type": lambda text: text.split(",")}
-    parser.add_argument(
-        "--scenes", default=["muufl", "pavia_centre", "jasper", "samson", "hydice", "enmap"], **listed
+    """Print the runs, then the tables in markdown. 1 where a run failed."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser, options = _parsed(arguments)
+    suite = SUITES[options.suite]
+    protocols = options.protocols or suite.protocols
+    jobs = jobs_of(
+        protocols,
+        options.scenes or suite.scenes,
+        options.methods,
+        options.sensor,
+        options.seeds or suite.seeds,
+        bool(options.scenes),
     )
-    parser.add_argument("--protocols", default=["x4-ms4"], **listed)
-    parser.add_argument("--methods", default=["interpolation", "draft", "fast"], **listed, help="presets")
-    parser.add_argument("--sensor", default=["blind", "true"], **listed, help="blind, true or both")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=CORES)
-    parser.add_argument("-o", "--output", help="CSV file")
+    if not jobs:
+        parser.error("none of these protocols is made for any of these scenes")
+    for left_out in set(protocols) - {job.protocol for job in jobs}:
+        print(f"{left_out} is left out: it runs on {', '.join(OWN_SCENES[left_out])} only", file=sys.stderr)
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)  # of the processes
+    started, commit, scores = time.perf_counter(), tables.commit(), []
+    runs = scores_of(jobs, options.workers, options.threads)
+    if options.output:
+        options.output.mkdir(parents=True, exist_ok=True)
+        runs = recorded(runs, options.output / "runs.csv")
+    print(HEAD)
+    for s in runs:
+        scores.append(s)
+        print(_line(s), flush=True)
+    minutes = (time.perf_counter() - started) / 60
+    told = (
+        f"`{' '.join(['python -m benchmarks.fusion', *arguments])}`\n\nCommit {commit}; "
+        f"{tables.machine()}; processes at a time: {options.workers}, threads of each: "
+        f"{options.threads}; "
+        f"{len(scores)} runs in {minutes:.1f} minutes."
+    )
+    parts = [told, tables.against_classical(scores), "#### all methods", tables.by_method(scores)]
+    if failed := tables.failures(scores):
+        parts += ["#### failed", failed]
+    text = "\n\n".join(parts)
+    print(f"\n{text}")
+    if options.output:
+        (options.output / "tables.md").write_text(text + "\n", "utf-8")
+        tables.draw(scores, options.output / "gains.png")
+    if options.docs:
+        tables.put(options.docs, options.table or options.suite, text)
+    return 1 if failed else 0
+
+
+def _parsed(arguments: list[str]) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.fusion",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    listed: dict[str, Any] = {"type": lambda text: text.split(","), "metavar": "A,B,..."}
+    parser.add_argument("--suite", default="subset", choices=list(SUITES))
+    parser.add_argument("--protocols", **listed, help=", ".join(REGISTERED))
+    parser.add_argument("--scenes", **listed, help=", ".join(NAMES))
+    parser.add_argument("--methods", default=list(METHODS), **listed, help="presets, or paths to TOML files")
+    parser.add_argument("--sensor", default=list(SENSORS), **listed, help="blind, true or both")
+    parser.add_argument("--seeds", type=lambda text: [int(t) for t in text.split(",")], metavar="0,1,...")
+    parser.add_argument("--workers", type=int, default=CORES, metavar="N", help="processes at a time")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="of each process")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FOLDER", help="for runs.csv, tables.md and gains.png"
+    )
+    parser.add_argument(
+        "--docs", type=Path, metavar="FILE", help="document whose table is to be replaced by this one"
+    )
+    parser.add_argument("--table", metavar="NAME", help="which of its tables  [default: the suite's name]")
     options = parser.parse_args(arguments)
-    registered = [name for name, p in PROTOCOLS.items() if p.misregistration is None]
     for given, valid in (
-        (options.scenes, NAMES),
-        (options.protocols, registered),
-        (options.sensor, ("blind", "true")),
+        (options.scenes or (), NAMES),
+        (options.protocols or (), REGISTERED),
+        (options.sensor, SENSORS),
     ):
         if unknown := set(given) - set(valid):
             parser.error(f"unknown: {', '.join(sorted(unknown))}; choose from {', '.join(valid)}")
-    torch.set_num_threads(options.threads)
-
-    jobs = [
-        (scene, protocol, sensor, method, options.seed)
-        for scene in options.scenes
-        for protocol in options.protocols
-        for method in options.methods
-        for sensor in (options.sensor if method != "interpolation" else ["none"])  # it uses no sensor
-    ]
-    scores, failed = [], 0
-    print(
-        f"{'scene':<26}{'protocol':<10}{'sensor':<7}{'method':<14}  PSNR dB  SAM deg   ERGAS    wall s  cpu s"
-    )
-    for job in jobs:
+    for method in options.methods:
         try:
-            scores.append(s := score(*job))
+            load_preset(method)
         except HsiFuseError as e:
-            failed += 1
-            print(
-                f"{job[0]:<26}{job[1]:<10}{job[2]:<7}{job[3]:<14}  {type(e).__name__}: {e}", file=sys.stderr
-            )
-            continue
-        print(
-            f"{s.scene:<26}{s.protocol:<10}{s.sensor:<7}{s.method:<14}{s.psnr_db:9.2f}{s.sam_deg:9.2f}"
-            f"{s.ergas:8.2f}{s.wall_s:10.2f}{s.cpu_s:7.2f}",
-            flush=True,
-        )
-    if options.output:
-        with open(options.output, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow([f.name for f in fields(Score)])
-            writer.writerows([getattr(s, f.name) for f in fields(Score)] for s in scores)
-    return 1 if failed else 0
+            parser.error(str(e))
+    name = options.table or options.suite
+    if options.docs and not tables.has_place(options.docs, name):
+        parser.error(f"{options.docs} has no place for a table: <!-- table:{name} --> <!-- /table:{name} -->")
+    return parser, options
+
+
+HEAD = (
+    f"{'scene':<26}{'protocol':<15}{'method':<14}{'sensor':<7}{'seed':>4}  PSNR dB  SAM deg   ERGAS    wall s"
+    "   CPU s  peak MB"
+)
+
+
+def _line(s: Score) -> str:
+    start = f"{s.scene:<26}{s.protocol:<15}{s.method:<14}{s.sensor:<7}{s.seed:>4}"
+    if s.failure:
+        return f"{start}  {s.failure}"
+    return (
+        f"{start}{s.psnr_db:9.2f}{s.sam_deg:9.2f}{s.ergas:8.2f}{s.wall_s:10.2f}{s.cpu_s:8.2f}{s.peak_mb:9.0f}"
+    )
+
+
+def recorded(scores: Iterable[Score], path: Path) -> Iterator[Score]:
+    """Pass scores on, each as a line of a CSV as soon as it is there: an interrupted suite keeps its runs."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([f.name for f in fields(Score)])
+        for s in scores:
+            writer.writerow(astuple(s))
+            file.flush()
+            yield s
 
 
 if __name__ == "__main__":

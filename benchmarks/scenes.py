@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from functools import cache
 from pathlib import Path
 
@@ -10,7 +11,10 @@ import numpy as np
 import rasterio
 import torch
 from numpy.typing import NDArray
+from rasterio.errors import NotGeoreferencedWarning
 from torch import Tensor
+
+from hsi_fuse.simulated import largest_rectangle
 
 ROOT = Path(os.environ.get("HSI_FUSE_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -28,7 +32,8 @@ OTHERS = (
     *("abu_urban_1", "abu_urban_3", "abu_urban_5", "hydice", "indian_pines", "samson", "sandiego"),
     *("cave_balloons", "cave_chart_and_stuffed_toy", "cave_oil_painting", "cave_superballs"),
 )
-NAMES = (*ALIASES, *OTHERS)
+PARIS = "paris"
+NAMES = (*ALIASES, *OTHERS, PARIS)
 
 
 @cache
@@ -41,10 +46,14 @@ def load(name: str) -> tuple[Tensor, NDArray[np.float64]]:
     wavelengths_nm : ndarray (n,)
         As stored, else evenly spread over the sensor's nominal range.
 
-    EnMAP comes without its six empty bands, cut to the largest rectangle without nodata (64 x 128).
+    EnMAP comes without its six empty bands, cut to the largest rectangle without nodata (64 x 128). Paris is
+    Hyperion's; see `measured_guide`.
     """
     if name not in NAMES:
         raise KeyError(f"unknown scene {name!r}; one of {', '.join(NAMES)}")
+    if name == PARIS:
+        paris = _paris()
+        return _bands_first(paris["hsi"]), paris["wavelength_nm_approx"]
     folder = ROOT / ALIASES.get(name, name)
     files = sorted((*folder.glob("*.npz"), *folder.glob("*.tif")))
     if len(files) != 1:
@@ -52,40 +61,51 @@ def load(name: str) -> tuple[Tensor, NDArray[np.float64]]:
     return _from_npz(files[0], name) if files[0].suffix == ".npz" else _from_tiff(files[0])
 
 
+def measured_guide(name: str) -> tuple[Tensor, Tensor] | None:
+    """What another instrument saw of a scene, on the same grid, and its responses; None where there is none.
+
+    Paris: the nine bands of EO-1's ALI (9, 72, 72) and the response matrix (9, 128) that goes with them. The
+    two images lie as they come, half a pixel of 30 m apart.
+    """
+    if name != PARIS:
+        return None
+    paris = _paris()
+    return _bands_first(paris["msi"]), torch.from_numpy(paris["srf_ali_9x128"].astype(np.float32))
+
+
+def _paris() -> dict[str, NDArray[np.float64]]:
+    path = ROOT / "paris_hyperion_ali" / "paris_hs_ms.npz"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there; set HSI_FUSE_DATA to the folder of the scenes")
+    with np.load(path) as stored:
+        return dict(stored)
+
+
+def _bands_first(cube: NDArray[np.float64]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(cube.transpose(2, 0, 1), np.float32))
+
+
 def _from_npz(path: Path, name: str) -> tuple[Tensor, NDArray[np.float64]]:
     with np.load(path) as stored:
-        cube = stored["cube"].astype(np.float32).transpose(2, 0, 1)  # (n, H, W)
+        cube = _bands_first(stored["cube"])  # (n, H, W)
         if "wavelength_nm_approx" in stored:
             wavelengths = stored["wavelength_nm_approx"]
         else:
             wavelengths = np.linspace(*NOMINAL_NM.get(name, (400, 2500)), len(cube))
-    return torch.from_numpy(np.ascontiguousarray(cube)), wavelengths
+    return cube, wavelengths
 
 
 def _from_tiff(path: Path) -> tuple[Tensor, NDArray[np.float64]]:
-    with rasterio.open(path) as file:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # CAVE is indoors
+        file = rasterio.open(path)
+    with file:
         cube = file.read()
         wavelengths = np.array([float(file.tags(b)["wavelength"]) for b in file.indexes])
         missing = np.zeros(cube.shape, bool) if file.nodata is None else cube == file.nodata
     kept = ~missing.all((1, 2))
     cube, missing = cube[kept], missing[kept].any(0)
     if missing.any():
-        rows, columns = _full_rectangle(~missing)
+        rows, columns = largest_rectangle(np.logical_not(missing))
         cube = cube[:, rows, columns]
     return torch.from_numpy(np.ascontiguousarray(cube, np.float32)), wavelengths[kept]
-
-
-def _full_rectangle(valid: NDArray[np.bool_]) -> tuple[slice, slice]:
-    """The largest rectangle of valid pixels, the first of equals: its rows and columns."""
-    best, found = 0, (slice(0), slice(0))
-    run = np.zeros(valid.shape[1], int)  # valid pixels upwards from the current row
-    for bottom, row in enumerate(valid):
-        run = np.where(row, run + 1, 0)
-        for left in range(len(run)):
-            heights = np.minimum.accumulate(run[left:])
-            areas = heights * np.arange(1, len(heights) + 1)
-            width = int(areas.argmax())
-            if areas[width] > best:
-                best, height = int(areas[width]), int(heights[width])
-                found = slice(bottom + 1 - height, bottom + 1), slice(left, left + width + 1)
-    return found
