@@ -1,11 +1,10 @@
-"""Solvers of the linear model: the regression prior and the MAP estimate in a subspace.
+"""Solvers of the linear model: priors and the MAP estimate in a subspace.
 
 All work on coefficients of a noise-whitened subspace, so HSI noise is white with unit variance.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -110,7 +109,6 @@ def bonds(guide: Tensor, weight: Tensor, edge: float) -> tuple[Tensor, Tensor]:
     return 1 / (1 + down / typical), 1 / (1 + across / typical)
 
 
-RIDGE_FLOOR = 1e-3
 FEATHER_HSI_PX = 6
 
 
@@ -121,7 +119,7 @@ class Prior:
     Attributes
     ----------
     mean : Tensor (k, H, W)
-        A guess from the guide; interpolation where there is no guide.
+        A guess; interpolation where there is no guide.
     covariance : Tensor (k, k)
         Of the coefficients' deviation from the mean, seen at HSI resolution.
     correction : Tensor (k, H, W)
@@ -133,67 +131,12 @@ class Prior:
     correction: Tensor
 
 
-def quadratic_features(guide: Tensor) -> Tensor:
-    """Constant, bands and their pairwise products: (m, ...) -> (1 + m + m (m + 1) / 2, ...)."""
-    rows, columns = torch.triu_indices(len(guide), len(guide), device=guide.device)
-    return torch.cat([torch.ones_like(guide[:1]), guide, guide[rows] * guide[columns]])
-
-
 def standardise(guide: Tensor, weight: Tensor) -> Tensor:
     """Bring each guide band (m, H, W) to zero mean and unit spread over the pixels with weight."""
     inside = guide[:, weight > 0]
     if inside.shape[1] < 2:
         return torch.zeros_like(guide)
     return (guide - inside.mean(1)[:, None, None]) / inside.std(1).clamp_min(1e-12)[:, None, None]
-
-
-def regression_prior(problem: Problem, subspace: Subspace) -> Prior:
-    """Quadratic regression guide -> coefficients, learned where the guide covers the HSI, then `anchor`ed.
-
-    The features are computed on the fine grid and blurred to the HSI, so that mixing within a pixel is
-    modelled and
-    not only the mean colour. The ridge is chosen by generalised cross-validation. Falls back to
-    interpolation where the guide supports too few HSI pixels.
-    """
-    ratio, psf = problem.ratio, problem.sensor.psf
-    low = subspace.project(fill_nearest(problem.hsi, problem.hsi_weight))  # (k, h, w)
-    support = supported(problem.guide_weight, problem.hsi_weight, psf, ratio)
-    fine = quadratic_features(
-        standardise(fill_nearest(problem.guide, problem.guide_weight), problem.guide_weight)
-    )
-    features = blur_down(fine, psf, ratio)[:, support].double()  # (f, N)
-    count, size = features.shape[1], features.shape[0]
-    if count < 2 * size:
-        return anchor(problem, low, upsample(low, ratio))
-    centre, spread = features.mean(1), features.std(1)
-    centre[0], spread[0] = 0.0, 1.0
-    features = (features - centre[:, None]) / spread.clamp_min(1e-12)[:, None]
-    wanted = low[:, support].double()
-    weights = _ridge(features, wanted)  # (k, f)
-    fine = (fine - centre.to(fine)[:, None, None]) / spread.clamp_min(1e-12).to(fine)[:, None, None]
-    return anchor(problem, low, torch.tensordot(weights.to(fine), fine, dims=1))
-
-
-def _ridge(features: Tensor, wanted: Tensor) -> Tensor:
-    """Ridge regression (f, N) -> (k, N), each target's strength chosen by generalised cross-validation.
-
-    The strengths start at `RIDGE_FLOOR`, above what cross-validation alone would take: fine pixels lie
-    outside the cloud of the blurred ones that the regression has seen, and a stiff fit extrapolates badly.
-    """
-    count = features.shape[1]
-    values, vectors = torch.linalg.eigh(features @ features.T / count)
-    values = values.clamp_min(0)
-    cross = vectors.T @ features @ wanted.T / count  # (f, k)
-    power = (wanted**2).mean(1)
-    scores, weights = [], []
-    for strength in torch.logspace(math.log10(RIDGE_FLOOR), 0, 13).tolist():
-        shrink = 1 / (values + strength)
-        explained = (cross**2 * (2 * shrink - values * shrink**2)[:, None]).sum(0)
-        freedom = float((values * shrink).sum()) / count
-        scores.append((power - explained).clamp_min(1e-12) / max(1 - freedom, 1e-3) ** 2)
-        weights.append(((vectors * shrink) @ cross).T)  # (k, f)
-    best = torch.stack(scores).argmin(0)  # (k,)
-    return torch.stack(weights)[best, torch.arange(len(best), device=best.device)]
 
 
 def anchor(problem: Problem, low: Tensor, detail: Tensor) -> Prior:
@@ -222,9 +165,8 @@ def anchor(problem: Problem, low: Tensor, detail: Tensor) -> Prior:
 def feather(weight: Tensor, hsi_weight: Tensor, ratio: int) -> Tensor:
     """Let the guide's weight (H, W) fall to 0 smoothly towards where the guide ends: (H, W).
 
-    It falls *inside* the guide's support over `FEATHER_HSI_PX` HSI pixels: over fewer the eye sees
-    where the fine
-    texture ends as a line. Where the HSI has no data either there is nothing to blend with, and holes
+    It falls *inside* the guide's support over `FEATHER_HSI_PX` HSI pixels: over fewer the eye sees where the
+    fine texture ends as a line. Where the HSI has no data either there is nothing to blend with, and holes
     smaller than about two HSI pixels are too small to show a seam: neither makes the weight fall around it.
     """
     if bool((weight >= 1).all()):
@@ -268,9 +210,8 @@ class MapOptions:
     damp : float
         Weight of the prior on the correction's size.
     edge : float
-        Step of the guide, in its RMS step between neighbours, across which the correction is half as
-        free to jump.
-        What the HSI adds to the guess then spreads within an object and not as a halo around it.
+        Step of the guide, in its RMS step between neighbours, across which the correction is held half as
+        firmly. What the HSI adds to the guess then spreads within an object and not as a halo around it.
     iterations : int
     tolerance : float
         Relative residual at which conjugate gradients stop.
@@ -279,24 +220,22 @@ class MapOptions:
     smooth: float = 1.0
     damp: float = 0.05
     edge: float = 0.3
-    iterations: int = 100
+    iterations: int = 300
     tolerance: float = 2e-3
 
 
 def solve_map(problem: Problem, subspace: Subspace, prior: Prior, options: MapOptions) -> tuple[Tensor, int]:
     """Maximum a posteriori coefficients (k, H, W) under Gaussian noise and prior; also the iterations used.
 
-    Minimises, over A (S the prior's covariance, P its mean, E and c the subspace's basis and mean, L
-    the guide's edge-aware graph Laplacian)
+    Minimises, over A (S the prior's covariance, P its mean, E and c the subspace's basis and mean, L the
+    guide's edge-aware graph Laplacian)
 
         |D B A - low|^2 + |R (E A + c) + o - Y|^2 / guide_noise^2 + <A - P, S^-1 (damp + smooth L) (A - P)>
 
     each data term under its weight. An HSI coefficient's variance is its noise plus (position error x
-    gradient)^2: where
-    the scene is steep, half-known positions make the HSI's values half-known, and believing them would
-    ring. Where
-    there is no guide the solution is the prior's mean, interpolation: deconvolution without a guide would
-    ring too.
+    gradient)^2: where the scene is steep, half-known positions make the HSI's values half-known, and
+    believing them would ring. Where there is no guide the solution is the prior's mean, interpolation:
+    deconvolution without a guide would ring too.
     """
     ratio, psf, sensor = problem.ratio, problem.sensor.psf, problem.sensor
     low = subspace.project(fill_nearest(problem.hsi, problem.hsi_weight))
@@ -352,10 +291,12 @@ def reconcile(problem: Problem, subspace: Subspace) -> Problem:
     """Take off the guide what the HSI contradicts at its own resolution.
 
     Where the blurred guide differs from the SRF-mixed HSI by more than noise (haze, another date, a camera's
-    tone curve, a colour that the SRF does not explain), the difference is interpolated and subtracted,
-    so that
-    the guide gives the detail and the HSI the level. Differences within the noise are left: they are
+    tone curve, a colour that the SRF does not explain), the difference is interpolated and subtracted, so
+    that the guide gives the detail and the HSI the level. Differences within the noise are left: they are
     shrunk as Wiener does, b^3 / (b^2 + variance).
+
+    What the subspace leaves out of the scene, as much as the HSI's noise in each band, the guide sees too: it
+    is added to the guide's noise. A guide without noise would else be fitted by coefficients of any size.
     """
     psf, ratio, sensor = problem.sensor.psf, problem.ratio, problem.sensor
     support = supported(problem.guide_weight, problem.hsi_weight, psf, ratio)
@@ -369,7 +310,9 @@ def reconcile(problem: Problem, subspace: Subspace) -> Problem:
     noise = problem.guide_noise**2 + ((sensor.srf @ subspace.basis) ** 2).sum(1)  # (m,)
     bias = bias**3 / (bias**2 + noise[:, None, None])
     level = upsample(fill_nearest(bias, support.to(bias)), ratio)
-    return replace(problem, guide=torch.where(problem.guide_weight > 0, problem.guide - level, 0.0))
+    guide = torch.where(problem.guide_weight > 0, problem.guide - level, 0.0)
+    left_out = (sensor.srf**2 @ problem.hsi_noise**2).sqrt()  # (m,)
+    return replace(problem, guide=guide, guide_noise=torch.hypot(problem.guide_noise, left_out))
 
 
 def hsi_trust(problem: Problem, low: Tensor) -> Tensor:

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
-from synthetic import RATIO, observed, problem_of, psnr
+from synthetic import RATIO, observed, problem_of
 
 from hsi_fuse.errors import SolveError
 from hsi_fuse.physics import blur_down, gaussian_psf
-from hsi_fuse.problem import Estimate, Problem
+from hsi_fuse.problem import Problem
 from hsi_fuse.sensor import Sensor
 from hsi_fuse.solve import (
     FEATHER_HSI_PX,
@@ -20,9 +20,7 @@ from hsi_fuse.solve import (
     bonds,
     conjugate_gradients,
     feather,
-    quadratic_features,
     reconcile,
-    regression_prior,
     solve_map,
     standardise,
 )
@@ -276,56 +274,6 @@ def test_the_anchor_reads_the_guess_s_error_from_the_hsi(half):
     assert float(bad - good) == pytest.approx(9 * subspace.size, rel=0.2)
 
 
-def test_the_regression_learns_only_where_the_guide_is(half):
-    _, problem = half
-    subspace = problem_subspace(problem)
-    middle = problem.guide.shape[2] // 2
-    end = middle - (FEATHER_HSI_PX + 3) * RATIO  # beyond it interpolation is mixed in
-    wanted = regression_prior(problem, subspace).mean[:, :, :end]
-    hsi, columns = problem.hsi.clone(), problem.hsi.shape[2]
-    hsi[:, :, columns // 2 :] = hsi[:, :, columns // 2 :].flip(1, 2) * 3 + 1
-    found = regression_prior(replace(problem, hsi=hsi), subspace).mean[:, :, :end]
-    assert torch.equal(found, wanted)
-    # and not from HSI pixels whose PSF reaches over the guide's end
-    hsi = problem.hsi.clone()
-    hsi[:, :, columns // 2 - 1] = 5
-    assert torch.equal(regression_prior(replace(problem, hsi=hsi), subspace).mean[:, :, :end], wanted)
-
-
-def test_the_regression_ignores_pixels_of_the_hsi_without_weight(half):
-    _, problem = half
-    subspace = problem_subspace(problem)
-    weight = problem.hsi_weight.clone()
-    weight[10:13, 5:8] = 0
-    holed = replace(problem, hsi_weight=weight)
-    garbage = replace(holed, hsi=torch.where(weight > 0, problem.hsi, 99.0))
-    assert torch.equal(regression_prior(garbage, subspace).mean, regression_prior(holed, subspace).mean)
-
-
-def test_the_regression_beats_interpolation():
-    pair = observed()
-    problem = problem_of(pair)
-    subspace = problem_subspace(problem)
-    guessed = Estimate(subspace.basis, subspace.mean, regression_prior(problem, subspace).mean)
-    plain = psnr(upsample(pair.hsi, RATIO), pair.truth)
-    assert psnr(guessed.rows(0, guessed.shape[1]), pair.truth) > plain + 3
-
-
-def test_too_small_an_overlap_leaves_interpolation(half):
-    pair, _ = half
-    weight = torch.zeros(pair.guide.shape[1:])
-    weight[: 6 * RATIO, : 6 * RATIO] = 1
-    problem = problem_of(pair, weight)
-    subspace = problem_subspace(problem)
-    wanted = upsample(subspace.project(problem.hsi), RATIO)
-    assert torch.allclose(regression_prior(problem, subspace).mean, wanted, atol=1e-4)
-
-
-def test_quadratic_features_are_constant_bands_and_products():
-    guide = torch.tensor([2.0, 3.0])[:, None]
-    assert quadratic_features(guide)[:, 0].tolist() == [1, 2, 3, 4, 6, 9]
-
-
 def test_standardising_counts_only_pixels_with_weight():
     guide, weight = torch.randn(2, 9, 9, generator=torch.Generator().manual_seed(0)), torch.ones(9, 9)
     guide[:, 4], weight[4] = 1e4, 0
@@ -394,5 +342,6 @@ def test_a_psf_wider_than_the_feather_is_handled():
     weight[:, 100:] = 0
     problem = problem_of(pair, weight)
     subspace = problem_subspace(problem)
-    found, _ = solve_map(problem, subspace, regression_prior(problem, subspace), MapOptions())
+    low = subspace.project(problem.hsi)
+    found, _ = solve_map(problem, subspace, anchor(problem, low, upsample(low, RATIO)), MapOptions())
     assert bool(found.isfinite().all())

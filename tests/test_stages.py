@@ -11,7 +11,8 @@ from hsi_fuse.physics import gaussian_psf
 from hsi_fuse.problem import Estimate, Problem, Stage, silent
 from hsi_fuse.simulate import Protocol, observe
 from hsi_fuse.stages import STAGES
-from hsi_fuse.subspace import interpolate
+from hsi_fuse.stages.map import Map, around_interpolation, around_unmixing, mean_estimate, within
+from hsi_fuse.subspace import fit_subspace, interpolate, problem_subspace
 
 CHEAP = {
     "coupled": {"steps": 60, "imitate": 60},
@@ -155,6 +156,54 @@ def test_other_ratios_work_too(stage, ratio):
     pair = observe(scene(96, 112), WAVELENGTHS, Protocol("test", ratio, psf, EDGES[4]), seed=1)
     problem = problem_of(pair)
     assert psnr(cube(run(stage, problem)), pair.truth) > psnr(cube(interpolate(problem)), pair.truth) + 0.5
+
+
+@pytest.mark.parametrize("bands", [1, 3, 4])
+def test_the_default_beats_the_classical_methods(pairs, bands):
+    problem = problem_of(pairs[bands])
+    quality = {
+        name: psnr(cube(run(kind(**CHEAP.get(name, {})), problem)), pairs[bands].truth)
+        for name, kind in STAGES.items()
+    }
+    assert quality["coupled"] > max(quality["map"], quality["gsa"], quality["cnmf"], quality["sylvester"])
+    assert quality["coupled"] > quality["hysure"] - 0.5  # the scene is piecewise constant, as it assumes
+
+
+@pytest.mark.parametrize("bands", [1, 3, 4])
+def test_the_mean_of_two_answers_is_nearly_the_better_one_or_better(pairs, bands):
+    problem = problem_of(pairs[bands])
+    subspace = problem_subspace(problem)
+
+    def quality(solver):
+        coefficients, _ = solver(problem, subspace, Map())
+        return psnr(cube(Estimate(subspace.basis, subspace.mean, coefficients)), pairs[bands].truth)
+
+    mean, *parts = (quality(solver) for solver in (mean_estimate, around_interpolation, around_unmixing))
+    assert mean > sum(parts) / 2
+    assert mean > max(parts) - 0.6
+
+
+def test_a_guide_that_tells_nothing_leaves_the_network_without_weight(pairs):
+    problem = problem_of(pairs[1])
+    noise = torch.randn(problem.guide.shape, generator=torch.Generator().manual_seed(0))
+    blank = replace(problem, guide=noise, guide_noise=torch.ones(1))
+    weights = [
+        STAGES["coupled"](**CHEAP["coupled"])(p, interpolate(p), silent).verdict["network_weight"]
+        for p in (problem_of(pairs[4]), blank)
+    ]
+    assert weights[0] > 0.3
+    assert weights[1] < 0.1
+
+
+def test_an_estimate_is_projected_by_its_factors(pairs):
+    pair = pairs[4]
+    ones = torch.ones(pair.hsi.shape[1:])
+    subspace = fit_subspace(pair.hsi, ones, pair.hsi_noise, largest=5)
+    draw = torch.Generator().manual_seed(0)
+    basis, mean = torch.rand(pair.hsi.shape[0], 7, generator=draw), torch.rand(len(pair.hsi), generator=draw)
+    estimate = Estimate(basis, mean, torch.rand(7, 6, 9, generator=draw))
+    wanted = subspace.project(cube(estimate))
+    assert float((within(subspace, estimate) - wanted).abs().max()) < 1e-4 * float(wanted.abs().max())
 
 
 def test_the_scene_is_not_square():

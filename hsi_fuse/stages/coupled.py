@@ -13,16 +13,9 @@ from hsi_fuse.optimise import Schedule, Trained, train
 from hsi_fuse.physics import blur_down, psf_padding
 from hsi_fuse.problem import Estimate, OnStep, Problem, StageResult, silent
 from hsi_fuse.sense import supported
-from hsi_fuse.solve import (
-    MapOptions,
-    Prior,
-    anchor,
-    hsi_trust,
-    reconcile,
-    regression_prior,
-    solve_map,
-    standardise,
-)
+from hsi_fuse.solve import MapOptions, anchor, hsi_trust, reconcile, solve_map, standardise
+from hsi_fuse.stages.map import mean_estimate
+from hsi_fuse.stages.sylvester import interpolation_error
 from hsi_fuse.subspace import Subspace, fill_nearest, problem_subspace
 
 LEAST_SUPPORT = 64
@@ -88,19 +81,20 @@ class UnmixingNetwork(nn.Module):
 class Coupled(MapOptions):
     """Coupled unmixing, unsupervised on this scene.
 
-    A per-pixel network maps the guide to abundances; endmembers are shared by the scene and start at
-    the HSI's
-    own vertices. Network and endmembers are learned together through both operators, so that the cube they
-    stand for, blurred, is the HSI and, mixed by the SRF, is the guide (the coupling of CUCaNet, Yao et
-    al., ECCV
-    2020, and of coupled unmixing since Yokoya et al., TGRS 2012). What the network leaves is solved for by
-    `solve_map`, with the network as prior mean.
+    A per-pixel network maps the guide to abundances; endmembers are shared by the scene and start at the
+    HSI's own vertices. Network and endmembers are learned together through both operators, so that the cube
+    they stand for, blurred, is the HSI and, mixed by the SRF, is the guide (the coupling of CUCaNet, Yao et
+    al., ECCV 2020, and of coupled unmixing since Yokoya et al., TGRS 2012).
 
-    Deviations from CUCaNet: one encoder (guide -> abundances) instead of two, per-pixel instead of 5 x
-    5, softmax with
-    an illumination scale instead of a clamp, a signed residual in the subspace for what the endmembers cannot
-    carry, squared losses in noise units instead of L1, SRF and PSF given, and training on crops with a
-    stop on held-out HSI pixels instead of a fixed number of whole-image epochs.
+    The network sees colour and not place: it knows what the whole scene teaches about a colour, where stage
+    `map` knows the surroundings. It first learns to imitate `map`'s estimate; what it then makes of the data
+    is averaged with that estimate, and the mean is the prior mean of the last `solve_map`. The better the
+    network alone explains the HSI, the more it weighs (`share`).
+
+    Deviations from CUCaNet: one encoder (guide -> abundances) instead of two, per-pixel instead of 5 x 5,
+    softmax with an illumination scale instead of a clamp, a signed residual in the subspace for what the
+    endmembers cannot carry, squared losses in noise units instead of L1, SRF and PSF given, and training on
+    crops with a stop on held-out HSI pixels instead of a fixed number of whole-image epochs.
 
     Attributes
     ----------
@@ -116,18 +110,18 @@ class Coupled(MapOptions):
     held_out : float
         Fraction of HSI pixels that decide when to stop.
     imitate : int
-        Steps in which the network first learns to give the regression's answer: a better and steadier start
-        than random weights.
+        Steps in which the network first learns to give `map`'s answer: a better and steadier start than
+        random weights.
     balance : float
-        0 weighs HSI coefficients by their noise alone, 1 by how far the regression misses each; between
-        is best.
+        0 weighs HSI coefficients by their noise alone, 1 by how far imitation misses each; between is best.
     positive : float
         Weight of the penalty on negative endmember spectra.
     dimensions : int
         Most dimensions of the subspace.
     share : float
-        Most weight of the network beside the regression in the prior's mean. The weight falls with the
-        held-out error e, in units of the regression's own: share / (1 + (e / 1.5)^4).
+        Weight in the prior's mean of a network that explains all of the HSI. It falls in proportion to the
+        share that it explains of what interpolation misses: to 0 for one no better than interpolation, as
+        with a guide of one band, whose grey may be anything.
     """
 
     steps: int = 800
@@ -140,14 +134,15 @@ class Coupled(MapOptions):
     balance: float = 0.5
     positive: float = 0.01
     dimensions: int = 24
-    share: float = 0.8
+    share: float = 0.5
 
     def __call__(self, problem: Problem, start: Estimate, on_step: OnStep) -> StageResult:
         """Train on `problem` and solve it; `start` is not used: the guide holds more than interpolation."""
         subspace = problem_subspace(problem, self.dimensions)
         problem = reconcile(problem, subspace)
-        prior = regression_prior(problem, subspace)
-        learned = self._learn(problem, subspace, prior, on_step)
+        low = subspace.project(fill_nearest(problem.hsi, problem.hsi_weight))  # (k, h, w)
+        coefficients, iterations = mean_estimate(problem, subspace, self)  # (k, H, W)
+        learned = self._learn(problem, subspace, coefficients, on_step)
         verdict: dict[str, object] = {
             "kept": False,
             "reason": "too few HSI pixels under the guide to learn from",
@@ -157,10 +152,13 @@ class Coupled(MapOptions):
         if learned is not None:
             network, trained = learned
             history = trained.history
-            weight = self.share / (1 + (trained.best_score / 1.5) ** 4)
-            low = subspace.project(fill_nearest(problem.hsi, problem.hsi_weight))
             detail, abundances = _whole(network, problem)
-            prior = anchor(problem, low, weight * detail + (1 - weight) * prior.mean)
+            missed = float(anchor(problem, low, detail).covariance.trace())
+            missed /= float(interpolation_error(low, problem.ratio).trace())
+            weight = self.share * max(1 - missed, 0.0)
+            guess = anchor(problem, low, weight * detail + (1 - weight) * coefficients)
+            coefficients, more = solve_map(problem, subspace, guess, self)
+            iterations += more
             spectra = subspace.basis @ network.endmembers.detach().T + subspace.mean[:, None]
             products = {"endmembers": spectra, "abundances": abundances}
             verdict = {
@@ -170,16 +168,23 @@ class Coupled(MapOptions):
                 "held_out_error": trained.best_score,
                 "endmembers": len(network.endmembers),
             }
-        coefficients, iterations = solve_map(problem, subspace, prior, self)
         on_step("coupled", self.steps, self.steps, 0.0)
         estimate = Estimate(subspace.basis, subspace.mean, coefficients)
         verdict = {**verdict, "dimensions": subspace.size, "cg_iterations": iterations}
         return StageResult(estimate, verdict, history, products)
 
+    def _metric(self, variance: Tensor) -> Tensor:
+        """Factors (k,) on errors of the coefficients; such errors are then about 1 in the mean."""
+        scale = variance ** (-self.balance / 2)
+        return scale / (scale**2 * variance).mean().sqrt()
+
     def _learn(
-        self, problem: Problem, subspace: Subspace, prior: Prior, on_step: OnStep
+        self, problem: Problem, subspace: Subspace, answer: Tensor, on_step: OnStep
     ) -> tuple[UnmixingNetwork, Trained] | None:
-        """The trained network and how that went; None where there is too little to learn from."""
+        """The trained network and how that went; None where there is too little to learn from.
+
+        `answer`, coefficients (k, H, W), is what it imitates first.
+        """
         ratio, psf, sensor = problem.ratio, problem.sensor.psf, problem.sensor
         low = subspace.project(fill_nearest(problem.hsi, problem.hsi_weight))  # (k, h, w)
         usable = supported(problem.guide_weight, problem.hsi_weight, psf, ratio)
@@ -189,9 +194,6 @@ class Coupled(MapOptions):
         asked = (torch.rand(usable.shape, generator=draw) < self.held_out).to(usable.device)
         trust = hsi_trust(problem, low)
         to_learn, to_check = trust * (usable & ~asked), trust * (usable & asked)
-        variance = prior.covariance.diagonal()
-        scale = variance ** (-self.balance / 2)
-        scale = scale / (scale**2 * variance).mean().sqrt()  # the regression's own error is about 1
         guide = standardise(fill_nearest(problem.guide, problem.guide_weight), problem.guide_weight)
         mixing = sensor.srf @ subspace.basis
         known = sensor.offset + sensor.srf @ subspace.mean
@@ -206,6 +208,22 @@ class Coupled(MapOptions):
                 low[:, usable].std(1),
                 self.hidden,
             ).to(problem.device)
+
+        scale = self._metric(interpolation_error(low, ratio).diagonal().to(low))
+        pixels = guide[:, problem.guide_weight > 0].T  # (N, m)
+        answers = answer[:, problem.guide_weight > 0].T  # (N, k)
+
+        def imitation() -> Tensor:
+            few = torch.randint(len(pixels), (IMITATED_PIXELS,), generator=draw).to(pixels.device)
+            return (((network(pixels[few]) - answers[few]) * scale) ** 2).mean()
+
+        weights = [p for name, p in network.named_parameters() if name != "endmembers"]
+        if self.imitate:
+            once = Schedule(self.imitate, check_every=self.imitate)
+            groups: list[dict[str, object]] = [{"params": weights, "lr": IMITATION_RATE}]
+            train(network, groups, imitation, lambda: 0.0, once, silent, "coupled")
+        # from here on errors count by how far imitation misses each coefficient at the HSI's resolution
+        scale = self._metric(anchor(problem, low, _whole(network, problem)[0]).covariance.diagonal())
 
         def misfit(crop: _Crop, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             """Coefficients of a crop, weighted sum of squared HSI misfits, sum of the weights."""
@@ -232,18 +250,6 @@ class Coupled(MapOptions):
             squares, count = (sum(float(p[i]) for p in parts) for i in (0, 1))
             return squares / max(count, 1e-9)
 
-        pixels = guide[:, problem.guide_weight > 0].T  # (N, m)
-        answers = prior.mean[:, problem.guide_weight > 0].T  # (N, k)
-
-        def imitation() -> Tensor:
-            few = torch.randint(len(pixels), (IMITATED_PIXELS,), generator=draw).to(pixels.device)
-            return (((network(pixels[few]) - answers[few]) * scale) ** 2).mean()
-
-        weights = [p for name, p in network.named_parameters() if name != "endmembers"]
-        if self.imitate:
-            once = Schedule(self.imitate, check_every=self.imitate)
-            groups: list[dict[str, object]] = [{"params": weights, "lr": IMITATION_RATE}]
-            train(network, groups, imitation, lambda: 0.0, once, silent, "coupled")
         groups = [
             {"params": weights, "lr": self.learning_rate},
             # endmembers live in noise units: their step is in proportion to the scene's spread
