@@ -65,22 +65,25 @@ def align(
     Beside the raster stand tie points that took no part in the fit (*_ties.geojson), the displacement of REF
     against its georeferencing in metres to the east and to the north (*_displacement.tif), which
     --displacement takes again, and the figures of the registration (*_registration.json).
+
+    A REF that does not seem to show the same place is refused; only a report of what was tried
+    (*_report.html) is left then.
     """
     output, form = options.output_and_form(output, form, f"{ref.stem}_registered")
     options.limit_threads(threads)
 
     from hsi_fuse.preset import load_preset
-    from hsi_fuse.products import check_outputs, stored_as
+    from hsi_fuse.products import REPORT, check_outputs, refusal_reported, stored_as
     from hsi_fuse.read import open_guide, read_hsi
     from hsi_fuse.read.hsi import encoding_of
     from hsi_fuse.registered import SIDE_PRODUCTS, register_guide, save_registered
 
-    check_outputs(output, options.DRIVERS[form], overwrite, SIDE_PRODUCTS)
+    check_outputs(output, options.DRIVERS[form], overwrite, (*SIDE_PRODUCTS, REPORT))
 
     chosen = load_preset(preset, overrides)
     image, guide = read_hsi(hsi, wavelengths), open_guide(ref)
     stored_as(encoding_of(guide.source), nodata)
-    with progress(state) as on_step:
+    with progress(state) as on_step, refusal_reported(output, overwrite):
         result = register_guide(
             image,
             guide,

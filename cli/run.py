@@ -70,13 +70,15 @@ def run(
     Beside the raster stand a report (HTML), its figures (JSON), and what was learned of the sensors (CSV) and
     of the geometry: tie points (GeoJSON) and the displacement of REF (GeoTIFF, metres), which --displacement
     takes again.
+
+    A REF that does not seem to show the same place is refused; only a report of what was tried is left then.
     """
     output, form = options.output_and_form(output, form, f"{hsi.stem}_fused")
     options.limit_threads(threads)
 
     from hsi_fuse.pipeline import fuse, plan
     from hsi_fuse.preset import load_preset
-    from hsi_fuse.products import check_outputs, save, stored_as
+    from hsi_fuse.products import check_outputs, refusal_reported, save, stored_as
     from hsi_fuse.read import open_guide, read_hsi
 
     # nobody should wait for a fusion that cannot be kept
@@ -88,7 +90,7 @@ def run(
     if dry_run:
         tell_plan(plan(image, guide, scale), as_json)
         return
-    with progress(state) as on_step:
+    with progress(state) as on_step, refusal_reported(output, overwrite):
         result = fuse(
             image,
             guide,

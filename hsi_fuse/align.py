@@ -60,6 +60,25 @@ class Alignment:
     error_px: float
     found: Mapping[str, object] = field(default_factory=dict)
 
+    @property
+    def local_px(self) -> NDArray[np.float32] | None:
+        """What of the mapping is neither affine nor known from the start: (2, p, q), refined-HSI pixels.
+
+        On a lattice over the target grid; None where it is negligible.
+        """
+        if self.displacement_px is None:
+            return None
+        local = self.displacement_px.astype(np.float64)
+        if self.start_displacement_px is not None:
+            down, across = (
+                np.linspace(0, nodes - 1, wanted)
+                for nodes, wanted in zip(self.start_displacement_px.shape[1:], local.shape[1:], strict=True)
+            )
+            local = local - interpolated(self.start_displacement_px, *np.meshgrid(across, down), 1, 0)
+        a, b, _, d, e, _ = (~self.hsi_to_guide)[:6]
+        moved = np.stack([a * local[0] + b * local[1], d * local[0] + e * local[1]]).astype(np.float32)
+        return moved if np.abs(moved).max() > NEGLIGIBLE_PX else None
+
 
 def start_mapping(hsi: Grid, guide: Grid) -> tuple[Affine, NDArray[np.float32] | None]:
     """The mapping HSI pixel -> guide pixel before any matching, and what of it an affine cannot express.

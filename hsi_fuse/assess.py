@@ -7,7 +7,12 @@
                    lights [{name, what, unit, light, value, green, amber}]
     scene          ratio, bands, hsi_size, target_size [rows, columns], wavelengths_nm or null, hsi_noise
     sensor         srf [guide band][band], offset, psf [row][column], psf_fwhm_px [rows, columns], found {}
-    registration   what the aligner measured, passed through (rrmse_px or error_px sets the light)
+    registration   what the aligner measured, passed through: rrmse_px or error_px sets the light, or
+                   probability (that the reference shows this place; null where nothing was searched).
+                   It rests on information (nats for each pixel and band) and tied (share of blocks that
+                   find their own place), and unexplained is a share of the reference's variance: all of
+                   pixels held out of the fit. guide_response [{exponent, black, span}]: a guide band is
+                   linear as |span| x^exponent, x = (value - black) / span; span < 0: inverted
     consistency    (A, Wald's first property) noise_angle_deg: the median angle that noise alone makes;
                    learned_psf, nominal_psf, inside, outside the reference's footprint:
                    {product: Fidelity, interpolation: Fidelity} or null where there are no such pixels

@@ -5,6 +5,7 @@
     ├── GridError        two grids do not meet, or a grid makes no sense
     ├── PresetError      unknown or invalid configuration
     ├── AlignmentError   the reference does not show this place
+    │   └── RefusedError     as a search found; carries what it tried
     ├── SolveError       the numerics failed (NaN, no convergence)
     └── WriteError       an output cannot be written, or exists
 
@@ -13,6 +14,13 @@
 A message says what, where, the value found and what to do about it. The command line maps each
 class to an exit code (`exit_code`) and prints the message as one line.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hsi_fuse.refusal import Attempt
 
 
 class HsiFuseError(Exception):
@@ -43,6 +51,23 @@ class AlignmentError(HsiFuseError):
     """The reference does not show this place."""
 
     exit_code = 4
+
+
+class RefusedError(AlignmentError):
+    """The reference was searched for the place of the HSI, and does not seem to show it.
+
+    Attributes
+    ----------
+    attempt : refusal.Attempt
+        What was tried.
+    """
+
+    def __init__(self, message: str, attempt: Attempt) -> None:
+        super().__init__(message, attempt)
+        self.attempt = attempt
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class SolveError(HsiFuseError):

@@ -151,6 +151,7 @@ def fit(
     iterations: int = 15,
     start: Displacement | None = None,
     weigh: Weigh = tukey,
+    near: float = 0.0,
 ) -> Fitted:
     """Gauss-Newton from `base` (and `start`), until nothing moves.
 
@@ -167,6 +168,8 @@ def fit(
     start : Displacement, optional
     weigh : callable
         Robust weights (N,) of residuals (m, N).
+    near : float
+        Correlation length of a field that fits such a pair, HSI pixels: few others are tried. 0: all are.
 
     Raises
     ------
@@ -177,7 +180,7 @@ def fit(
     splines = Splines.over(shape, max(LEAST_SPACING, max(shape) / NODES_ALONG_SIDE)) if local else None
     shift = _started(shape, splines, start)
     raw = _raw_basis(observer.columns, observer.rows, shift)
-    priors = _priors(model, shape, splines)
+    priors = _priors(model, shape, splines, near)
     freedom = 0.0
     for step in range(iterations):
         seen = observer.see(base, shift)
@@ -250,7 +253,7 @@ class _Prior:
     length: float
 
 
-def _priors(model: str, shape: tuple[int, int], splines: Splines | None) -> list[_Prior]:
+def _priors(model: str, shape: tuple[int, int], splines: Splines | None, near: float) -> list[_Prior]:
     """One for each correlation length that the splines can carry; only one without a field."""
     moves = POLYNOMIALS[model]
     size = 0 if splines is None else splines.size
@@ -265,6 +268,8 @@ def _priors(model: str, shape: tuple[int, int], splines: Splines | None) -> list
     if splines is None:
         return [_Prior(polynomial, precision, 0, 0.0)]
     lengths = [length for length in LENGTHS if length >= 1.5 * splines.spacing] or [1.5 * splines.spacing]
+    if near:
+        lengths = sorted(lengths, key=lambda length: abs(np.log(length / near)))[:2]
     out = []
     for length in lengths:
         modes = splines.modes(length)
@@ -411,10 +416,20 @@ class _Answer:
 
     evidence: float
     raw: Array
-    covariance: Array
-    freedom: float
     amplitude: float
     prior: _Prior
+    factor: tuple[Array, bool]
+    normal: Array
+
+    @property
+    def covariance(self) -> Array:
+        """Of the free parameters."""
+        return np.asarray(cho_solve(self.factor, np.eye(len(self.normal))))
+
+    @property
+    def freedom(self) -> float:
+        """How many parameters the data determine."""
+        return float(np.trace(cho_solve(self.factor, self.normal)))
 
 
 def _solve(linear: _Linear, prior: _Prior) -> _Answer:
@@ -424,7 +439,7 @@ def _solve(linear: _Linear, prior: _Prior) -> _Answer:
     normal = (normal + normal.T) / 2
     fixed = len(gradient) - prior.local
     floor = 1e-9 * max(normal.trace() / len(normal), 1e-12)
-    best: tuple[float, float, Array, Array] | None = None
+    answers = []
     for amplitude in AMPLITUDES if prior.local else (0.0,):
         precision = np.concatenate([prior.precision, np.zeros(prior.local)]) + floor
         if prior.local:
@@ -433,10 +448,6 @@ def _solve(linear: _Linear, prior: _Prior) -> _Answer:
         free = -cho_solve(factor, gradient)
         misfit = linear.constant + 2 * gradient @ free + free @ normal @ free + free @ (precision * free)
         logs = np.log(factor[0].diagonal()).sum() - 0.5 * np.log(precision[fixed:]).sum()
-        evidence = float(-0.5 * misfit - logs)
-        if best is None or evidence > best[0]:
-            best = evidence, amplitude, free, cho_solve(factor, np.eye(len(gradient)))
-    assert best is not None
-    evidence, amplitude, free, covariance = best
-    freedom = float((covariance * normal).sum())
-    return _Answer(evidence, (jacobian @ free).reshape(2, -1), covariance, freedom, amplitude, prior)
+        raw = (jacobian @ free).reshape(2, -1)
+        answers.append(_Answer(float(-0.5 * misfit - logs), raw, amplitude, prior, factor, normal))
+    return max(answers, key=lambda a: a.evidence)

@@ -25,7 +25,14 @@ MOST_NODES = 1024
 """Largest side of the lattice that carries the mapping; in smaller scenes it has every centre and corner."""
 EXACT_PX = 1e-6
 SEARCHED = (
-    *("shift_px", "shift_m", "content_offset_east_m", "content_offset_north_m", "rotation_deg"),
+    *(
+        "probability",
+        "shift_px",
+        "shift_m",
+        "content_offset_east_m",
+        "content_offset_north_m",
+        "rotation_deg",
+    ),
     *("scale_change", "standard_error_px", "standard_error_m", "local_amplitude_px", "local_length_px"),
 )
 """Figures of a search and a fit, which a mapping that is followed has not had."""

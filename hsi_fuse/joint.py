@@ -29,6 +29,8 @@ PIXELS_PER_DIMENSION = 16
 TURNS = 3
 CURVE_ROUNDS = 4
 SETTLED_HSI_PX = 0.02
+HOPELESS = 0.5
+"""Nats for each pixel and band; a place that is right and clear says four times as much."""
 CLEARLY_WORSE = 2.0
 """Standard errors."""
 MOST_DEVIATIONS = 4000
@@ -125,6 +127,7 @@ def register_pair(
     responses = [Response(0.0, 1.0)] * len(native)
     state = _State(pair, base, still, responses, values.double().cpu().numpy(), weight)
     fitted: Fitted | None = None
+    hopeless = False
     for turn in range(TURNS):
         on_turn(turn, TURNS)
         last = fitted
@@ -135,8 +138,16 @@ def register_pair(
                 state, near = state.fitted(psf, ratio, options, local=False)
                 state = state.without_changes(near, psf, ratio)
                 state = replace(state, base=state.base * state.shift.affine, shift=still)
-                options = _local_if_it_predicts(state, psf, ratio, options)
+                if options.local:
+                    plain = _halves(state, psf, ratio, replace(options, local=False))
+                    # of another place there is nothing to refine
+                    hopeless = float(np.mean([half.prediction.information for half in plain])) < HOPELESS
+                    options = replace(options, local=not hopeless)
+            begun = state
             state, fitted = state.fitted(psf, ratio, options, options.local)
+            if last is None and options.local and _worse(_halves(state, psf, ratio, options), plain):
+                options = replace(options, local=False)
+                state, fitted = begun.fitted(psf, ratio, options, local=False)
             state = state.without_changes(fitted, psf, ratio)
         moved = np.inf if last is None else _largest_move(last, fitted)
         mapping, total = _whole(fitted, bend)
@@ -153,7 +164,7 @@ def register_pair(
             sense_options,
         )
         psf = sensed.sensor.psf
-        if turn and moved < SETTLED_HSI_PX:
+        if hopeless or (turn and moved < SETTLED_HSI_PX):
             break
     on_turn(TURNS, TURNS)
     assert fitted is not None
@@ -186,6 +197,8 @@ class _State:
         The HSI.
     weight : Tensor (h, w)
         All of its valid pixels.
+    length : float
+        Of the local field, HSI pixels; 0 as long as there is none.
     """
 
     raw: Pair
@@ -194,6 +207,7 @@ class _State:
     responses: Sequence[Response]
     spectra: Array
     weight: Tensor
+    length: float = 0.0
 
     @property
     def pair(self) -> Pair:
@@ -218,11 +232,13 @@ class _State:
         state, observer = self, Observer(self.raw, psf, ratio)
         for _ in range(CURVE_ROUNDS):
             looked = Observer(state.pair, psf, ratio)
-            found = fit(looked, state.base, options.model, local, options.iterations, state.shift)
+            found = fit(
+                looked, state.base, options.model, local, options.iterations, state.shift, near=state.length
+            )
             responses = fit_responses(self.raw, found.base, found.shift, observer, self.spectra)
             same = [r.exponent for r in responses] == [r.exponent for r in state.responses]
             signs = [r.span > 0 for r in responses] == [r.span > 0 for r in state.responses]
-            state = replace(state, shift=found.shift, responses=responses)
+            state = replace(state, shift=found.shift, length=found.length, responses=responses)
             if same and signs:
                 break
         return state, found
@@ -274,27 +290,6 @@ def _whole(fitted: Fitted, bend: NDArray[np.float32] | None) -> tuple[Affine, ND
     return mapping, moved.astype(np.float32)
 
 
-def _local_if_it_predicts(
-    state: _State, psf: Tensor, ratio: int, options: RegisterOptions
-) -> RegisterOptions:
-    """Leaves the local field out where mappings with one say clearly less of pixels they have not seen.
-
-    The evidence takes what no mapping explains for noise; where it is a change, or a camera's processing, a
-    lively field can follow that instead.
-    """
-    if not options.local:
-        return options
-    straight = replace(options, local=False)
-    bent, plain = (
-        np.stack([half.prediction.errors for half in _halves(state, psf, ratio, trial)])
-        for trial in (options, straight)
-    )
-    worse = bent - plain
-    worse = worse[np.isfinite(worse)]
-    doubt = float(worse.std() / np.sqrt(max(len(worse), 1)))
-    return straight if len(worse) and worse.mean() > CLEARLY_WORSE * doubt else options
-
-
 @dataclass(frozen=True)
 class _Half:
     """A mapping of the pixels of one colour of a checkerboard.
@@ -322,9 +317,22 @@ def _halves(
         others = Observer(state.pair, psf, ratio, ~unseen)
         found = fitted
         if found is None or options.model != "none":
-            found = fit(others, state.base, options.model, options.local, 6, state.shift)
+            found = fit(others, state.base, options.model, options.local, 6, state.shift, near=state.length)
         out.append(_Half(unseen, found, predicted(others, Observer(state.pair, psf, ratio, unseen), found)))
     return out
+
+
+def _worse(bent: list[_Half], plain: list[_Half]) -> bool:
+    """Whether mappings with a local field say clearly less of pixels they have not seen than without.
+
+    The evidence takes what no mapping explains for noise; where it is a change, or a camera's processing, a
+    lively field can follow that instead.
+    """
+    errors = [np.stack([half.prediction.errors for half in halves]) for halves in (bent, plain)]
+    more = errors[0] - errors[1]
+    more = more[np.isfinite(more)]
+    doubt = float(more.std() / np.sqrt(max(len(more), 1)))
+    return len(more) > 0 and float(more.mean()) > CLEARLY_WORSE * doubt
 
 
 def _held_out(

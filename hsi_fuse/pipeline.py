@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from hsi_fuse.align import Alignment, window_of
 from hsi_fuse.assess import Quality, assess
 from hsi_fuse.confidence import refined, rejected
-from hsi_fuse.errors import PresetError, SolveError
+from hsi_fuse.errors import AlignmentError, PresetError, SolveError
 from hsi_fuse.follow import as_followed, follow
 from hsi_fuse.grid import Grid
 from hsi_fuse.joint import register_pair
@@ -25,6 +25,7 @@ from hsi_fuse.problem import Estimate, OnStep, Problem, StageResult, silent
 from hsi_fuse.raster import Raster
 from hsi_fuse.read import Guide
 from hsi_fuse.record import Clock, provenance_of, recorded
+from hsi_fuse.refusal import improbable, not_found
 from hsi_fuse.registration import registration_figures
 from hsi_fuse.stages import STAGES
 from hsi_fuse.subspace import estimate_noise, interpolate, upsample
@@ -127,6 +128,8 @@ def fuse(
     Raises
     ------
     GridError, AlignmentError, SolveError
+    RefusedError
+        See `align`.
     ReadError
         Of the displacement file.
     """
@@ -187,7 +190,14 @@ def align_or_follow(
 def align(
     hsi: Raster, guide: Guide, planned: Plan, preset: Preset, seed: int, device: torch.device, on_step: OnStep
 ) -> tuple[Problem, Alignment]:
-    """Rasters -> a registered Problem."""
+    """Rasters -> a registered Problem.
+
+    Raises
+    ------
+    RefusedError
+        The guide does not seem to show the place, unless a mapping was given.
+    AlignmentError
+    """
     options, scale = preset.align, planned.scale
     georeferenced = hsi.grid.georeferenced and guide.grid.georeferenced
     margin = options.reach_hsi_px(hsi.grid.shape) if georeferenced else float(max(hsi.grid.shape))
@@ -196,18 +206,25 @@ def align(
     start = Affine.translation(-left, -top) * planned.start
     values = torch.from_numpy(np.ascontiguousarray(hsi.values[hsi.good_bands])).to(device)  # (n, h, w)
     weight = torch.from_numpy(hsi.valid).to(values)
-    found = register_pair(
-        values,
-        weight,
-        window,
-        start,
-        planned.displacement,
-        scale,
-        georeferenced,
-        options,
-        preset.sense,
-        lambda turn, turns: on_step("align", turn, turns, 0.0),
-    )
+    try:
+        found = register_pair(
+            values,
+            weight,
+            window,
+            start,
+            planned.displacement,
+            scale,
+            georeferenced,
+            options,
+            preset.sense,
+            lambda turn, turns: on_step("align", turn, turns, 0.0),
+        )
+    except AlignmentError as failure:
+        if options.model == "none":
+            raise
+        raise not_found(failure, hsi, guide, window, start, planned, options) from failure
+    if found.evidence.probability < options.least_probability:
+        raise improbable(found, hsi, guide, start, planned, options)
     # what shows something else than the HSI is no guide; mere edges that fit badly stay one
     other = rejected(found.confidence).repeat(scale, 0).repeat(scale, 1)
     usable = np.where(other, np.float32(0), found.guide_weight)

@@ -30,6 +30,7 @@ STYLES = ("-", "--", "-.", ":")
 
 Theme = Mapping[str, Any]
 Plot = Mapping[str, str]  # {"light": data URI, "dark": data URI, "width": pixels on the page}
+Arrows = tuple[str, NDArray[Any], NDArray[Any]]  # name; places and moves (2, N), columns and rows
 
 
 def both(draw: Callable[[Figure, Theme], None], width: float, height: float) -> Plot:
@@ -113,20 +114,55 @@ def psf_plot(psf: Sequence[Sequence[float]], ratio: int) -> Plot:
     return both(draw, 3.6, 3.0)
 
 
-def sam_plot(sam_map: NDArray[np.float32]) -> Plot:
-    """The map of spectral angles, its colours ending at the 98th percentile."""
+def map_plot(
+    values: NDArray[Any], label: str, top: float | None = None, pixels: str = "input pixels"
+) -> Plot:
+    """A map (h, w) from 0 to `top`, or to its own 98th percentile; nothing where it is NaN."""
 
     def draw(figure: Figure, theme: Theme) -> None:
         axes = figure.subplots()
-        found = sam_map[np.isfinite(sam_map)]
-        top = float(np.percentile(found, 98)) if found.size else 1.0
-        shown = axes.imshow(sam_map, cmap="cividis", vmin=0, vmax=max(top, 1e-6), interpolation="nearest")
-        axes.set_xlabel("input pixels (columns)")
+        found = values[np.isfinite(values)]
+        high = top if top is not None else float(np.percentile(found, 98)) if found.size else 1.0
+        shown = axes.imshow(values, cmap="cividis", vmin=0, vmax=max(high, 1e-6), interpolation="nearest")
+        axes.set_xlabel(f"{pixels} (columns)")
         axes.set_ylabel("rows")
-        _colour_bar(figure, shown, axes, theme, "degrees")
+        _colour_bar(figure, shown, axes, theme, label)
 
-    rows, columns = sam_map.shape
+    rows, columns = values.shape
     return both(draw, 5.0, float(np.clip(5.0 * rows / columns, 2.0, 6.5)))
+
+
+def arrows_plot(panels: Sequence[Arrows], shape: tuple[int, int]) -> Plot:
+    """Moves at places of an image of (H, W) pixels: one or two panels, each with a scale of its own."""
+
+    def draw(figure: Figure, theme: Theme) -> None:
+        row = figure.subplots(1, len(panels), squeeze=False)[0]
+        colours = (theme["plain"], theme["product"])[-len(panels) :]
+        for axes, colour, (name, places, moves) in zip(row, colours, panels, strict=True):
+            unit = _round_length(float(np.quantile(np.hypot(*moves), 0.9)))
+            scale = unit / (0.1 * max(shape))
+            drawn = axes.quiver(
+                *places, *moves, color=colour, angles="xy", scale_units="xy", scale=scale, width=0.006
+            )
+            axes.quiverkey(
+                drawn, 0.88, 1.04, unit, f"{unit:g} px",
+                labelpos="W", labelcolor=theme["ink"], fontproperties={"size": 8},
+            )  # fmt: skip
+            axes.set_xlim(0, shape[1])
+            axes.set_ylim(shape[0], 0)
+            axes.set_aspect("equal")
+            axes.set_title(name, fontsize=9, loc="left", color=theme["ink"])
+            axes.set_xlabel("fine pixels (columns)")
+            axes.set_ylabel("rows")
+
+    width = 4.0 * len(panels)
+    return both(draw, width, float(np.clip(4.0 * shape[0] / shape[1], 2.0, 6.0)) + 0.5)
+
+
+def _round_length(length: float) -> float:
+    """The nearest of 1, 2 or 5 times a power of ten."""
+    steps = np.outer(10.0 ** np.arange(-4, 5), (1, 2, 5)).ravel()
+    return float(steps[np.abs(np.log(steps / max(length, 1e-4))).argmin()])
 
 
 def bands_plot(fidelity: Mapping[str, Mapping[str, Any]], wavelengths_nm: Sequence[float] | None) -> Plot:

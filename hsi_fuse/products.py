@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,17 +17,18 @@ from hsi_fuse import mapping_files
 from hsi_fuse.assess import plain
 from hsi_fuse.encode import Encoder
 from hsi_fuse.envi_header import envi_paths
-from hsi_fuse.errors import WriteError
-from hsi_fuse.files import check_output, staged
+from hsi_fuse.errors import RefusedError, WriteError
+from hsi_fuse.files import check_output, staged, write_text
 from hsi_fuse.pictures import composite, rgb_bands, stretch_limits, view
 from hsi_fuse.pipeline import FusionResult
 from hsi_fuse.problem import OnStep, silent
 from hsi_fuse.raster import Encoding
 from hsi_fuse.record import versions
-from hsi_fuse.report import render, take_pictures
+from hsi_fuse.report import render, render_refusal, take_pictures
 from hsi_fuse.write import Driver, write_cube, write_image
 
-SIDE_PRODUCTS = ("_quality.json", "_report.html", "_rgb.tif", "_srf.csv", "_psf.csv", *mapping_files.ENDINGS)
+REPORT = "_report.html"
+SIDE_PRODUCTS = ("_quality.json", REPORT, "_rgb.tif", "_srf.csv", "_psf.csv", *mapping_files.ENDINGS)
 """Endings of the files that stand beside every product."""
 
 
@@ -135,15 +137,32 @@ def save(
         figures["provenance"] = {**result.provenance, "versions": versions()}
         beside = {ending: folder / (output.stem + ending) for ending in SIDE_PRODUCTS}
         beside["_quality.json"].write_text(json.dumps(plain(figures), indent=1) + "\n", encoding="utf-8")
-        beside["_report.html"].write_text(
-            _report(result, output.name, figures["provenance"]), encoding="utf-8"
-        )
+        beside[REPORT].write_text(_report(result, output.name, figures["provenance"]), encoding="utf-8")
         beside["_srf.csv"].write_text(_srf_table(result), encoding="utf-8")
         beside["_psf.csv"].write_text(_psf_table(result), encoding="utf-8")
         _quicklook(result, beside["_rgb.tif"])
         ground = mapping_files.ground_of(like.grid, result.grid.crs)
         mapping_files.write_mapping(folder / output.name, result.alignment, ground, result.problem.ratio)
     return list(finals)
+
+
+@contextmanager
+def refusal_reported(output: str | Path, overwrite: bool = False) -> Iterator[None]:
+    """On a refusal, write what was tried as the report of `output`, and name it in the error.
+
+    Raises
+    ------
+    RefusedError
+    WriteError
+        The report exists (without `overwrite`), or cannot be written.
+    """
+    output = Path(output)
+    try:
+        yield
+    except RefusedError as error:
+        page = output.with_name(output.stem + REPORT)
+        write_text(page, render_refusal(error.attempt, str(error), title=output.name), overwrite)
+        raise RefusedError(f"{error}; what was tried: {page}", error.attempt) from error
 
 
 def _wavelengths(result: FusionResult) -> list[float] | None:
@@ -159,7 +178,7 @@ def _report(result: FusionResult, name: str, provenance: Mapping[str, Any]) -> s
         _wavelengths(result),
         result.quality.maps["sam_deg"],
     )
-    return render(result.quality, pictures, title=name, provenance=provenance)
+    return render(result.quality, pictures, title=name, provenance=provenance, alignment=result.alignment)
 
 
 def _srf_table(result: FusionResult) -> str:

@@ -51,8 +51,8 @@ class RegisterOptions:
         "affine", "projective", "similarity", "translation", or "none" (trust the start).
     local : bool
         Whether a smooth local displacement may follow, where the data ask for it.
-    least_explained : float
-        Fraction of the guide's variance that the HSI must explain; below, the guide is refused.
+    least_probability : float
+        Of the guide showing this place (see `Evidence.probability`); below, it is refused. 0 insists.
     iterations : int
         Gauss-Newton steps for each level.
     tie_block_hsi_px : int
@@ -67,7 +67,7 @@ class RegisterOptions:
     least_overlap: float = 0.05
     model: str = "affine"
     local: bool = True
-    least_explained: float = 0.15
+    least_probability: float = 0.5
     iterations: int = 20
     tie_block_hsi_px: int = 16
 
@@ -82,9 +82,13 @@ class RegisterOptions:
 
     def range(self, georeferenced: bool) -> Range:
         """What the search covers."""
+        shift = self.search_hsi_px if georeferenced else None
+        overlap = self.least_overlap if georeferenced else self.free_overlap
+        if self.model == "translation":
+            return Range(shift, 0.0, 1.0, overlap)
         if georeferenced:
-            return Range(self.search_hsi_px, self.search_deg, self.search_scale, self.least_overlap)
-        return Range(None, 180.0, self.free_scale, self.free_overlap)
+            return Range(shift, self.search_deg, self.search_scale, overlap)
+        return Range(shift, 180.0, self.free_scale, overlap)
 
 
 def locate(pair: Pair, options: RegisterOptions, georeferenced: bool) -> Affine:
@@ -101,12 +105,10 @@ def locate(pair: Pair, options: RegisterOptions, georeferenced: bool) -> Affine:
         No overlap within the range.
     """
     factor = max(-(-max(pair.shape) // POOLED_SIDE), 1)
-    coarse = pair.pooled(factor)
-    judge = _observer(coarse, BLURS[-1])
-    trials = _trials(pair, coarse, judge, options, georeferenced)
+    judge = _observer(pair.pooled(factor), BLURS[-1])
+    trials = _trials(pair, factor, judge, options, georeferenced)
     if max((t.score for t in trials), default=0.0) < WELL_SAID:
-        clipped = _clipped(pair)
-        trials += _trials(clipped, clipped.pooled(factor), judge, options, georeferenced)
+        trials += _trials(_clipped(pair), factor, judge, options, georeferenced)
     if not trials:
         raise AlignmentError("too little of the HSI lies under the reference to align them")
     base = max(trials, key=lambda t: t.score).mapping * Affine.scale(1 / factor)
@@ -135,12 +137,11 @@ class _Trial:
 
 
 def _trials(
-    pair: Pair, coarse: Pair, judge: Observer, options: RegisterOptions, georeferenced: bool
+    pair: Pair, factor: int, judge: Observer, options: RegisterOptions, georeferenced: bool
 ) -> list[_Trial]:
     """The search's candidates, refined one by one on the pooled pair and at last on the pair that judges."""
-    factor = max(pair.shape) // max(coarse.shape)
-    levels = [(_observer(coarse, fwhm), "similarity") for fwhm in BLURS]
-    out = []
+    coarse, out = pair.pooled(factor), []
+    levels = [_observer(coarse, fwhm) for fwhm in BLURS]
     for candidate in search(pair, options.range(georeferenced), CANDIDATES):
         try:
             out.append(_refined(levels, judge, candidate.mapping * Affine.scale(factor), options.model))
@@ -168,11 +169,12 @@ def _as_affine(fitted: Fitted) -> Affine:
     return fitted.base * fitted.shift.affine
 
 
-def _refined(levels: list[tuple[Observer, str]], judge: Observer, base: Affine, model: str) -> _Trial:
+def _refined(levels: list[Observer], judge: Observer, base: Affine, model: str) -> _Trial:
     """A trial mapping, refined by itself; the freest model only where it says more."""
-    for observer, allowed in levels:
-        base = _step(observer, base, "translation" if model == "translation" else allowed)
-    near, free = (_judged(judge, _step(judge, base, m)) for m in (levels[-1][1], model))
+    stiff = "translation" if model == "translation" else "similarity"
+    for observer in levels:
+        base = _step(observer, base, stiff)
+    near, free = (_judged(judge, _step(judge, base, m)) for m in (stiff, model))
     return max(near, free, key=lambda t: t.score)
 
 

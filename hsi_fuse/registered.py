@@ -21,7 +21,7 @@ from hsi_fuse.pipeline import align_or_follow, choose_device
 from hsi_fuse.planning import plan
 from hsi_fuse.preset import Preset
 from hsi_fuse.problem import OnStep, silent
-from hsi_fuse.products import check_outputs, outputs, stored_as
+from hsi_fuse.products import REPORT, check_outputs, outputs, stored_as
 from hsi_fuse.raster import Raster
 from hsi_fuse.read import Guide
 from hsi_fuse.read.hsi import encoding_of
@@ -120,8 +120,9 @@ def save_registered(
     """Write the registered reference and, with its stem and `SIDE_PRODUCTS`, what stands beside it.
 
     Type, scaling, nodata and band names are the guide's; without a nodata number in an integer file one is
-    chosen where the guide does not cover the product, with a warning. Parameters, errors and what is left
-    behind after them (nothing) are those of `products.save`.
+    chosen where the guide does not cover the product, with a warning. With `overwrite` the report of an
+    earlier refusal goes. Parameters, errors and what is left behind after them (nothing) are those of
+    `products.save`.
 
     Returns
     -------
@@ -129,7 +130,7 @@ def save_registered(
         The files, the reference first.
     """
     output = Path(output)
-    check_outputs(output, driver, overwrite, SIDE_PRODUCTS)
+    check_outputs(output, driver, overwrite, (*SIDE_PRODUCTS, REPORT))
     finals = outputs(output, driver, SIDE_PRODUCTS)
     with recorded() as warned, staged(*finals) as folder:
         encoding = stored_as(encoding_of(result.guide.source), nodata)
@@ -154,4 +155,5 @@ def save_registered(
         }
         text = json.dumps(plain(figures), indent=1) + "\n"
         (folder / (output.stem + "_registration.json")).write_text(text, encoding="utf-8")
+    output.with_name(output.stem + REPORT).unlink(missing_ok=True)  # of a refusal before
     return list(finals)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,21 +31,28 @@ def registration_figures(found: Registered, start: Affine, grid: Grid, scale: in
     linear = (~start * found.hsi_to_guide)[:6]
     metres = grid.gsd_m
     a, b, _, d, e, _ = grid.transform[:6]
-    unit = metres / float(np.sqrt(abs(a * e - b * d)))
-    found_at = {
-        # HSI content is found at georeferenced place + shift in the guide: it lies that far the other
-        # way itself
-        "content_offset_east_m": unit * -(a * shift[0] + b * shift[1]),
-        "content_offset_north_m": unit * -(d * shift[0] + e * shift[1]),
-    }
+    unit = grid.metres_per_unit((grid.transform * centre)[1])
+    east, north = (
+        float(u * (p * shift[0] + q * shift[1])) for u, p, q in zip(unit, (a, d), (b, e), strict=True)
+    )
+    # HSI content is found at georeferenced place + shift in the guide: it lies that far the other way itself
+    found_at = {"content_offset_east_m": -east, "content_offset_north_m": -north}
+    evidence = found.evidence
     out: dict[str, Any] = {
+        "probability": evidence.probability,
+        "information": evidence.information,
+        "tied": evidence.tied,
+        "unexplained": evidence.unexplained,
+        "guide_response": [
+            {"exponent": r.exponent, "black": r.black, "span": r.span} for r in found.responses
+        ],
         "shift_px": [scale * s for s in shift],
-        "shift_m": float(metres * np.hypot(*shift)),
+        "shift_m": float(np.hypot(east, north)),
         **(found_at if grid.georeferenced else {}),
         "rotation_deg": float(np.degrees(np.arctan2(linear[3] - linear[1], linear[0] + linear[4]))),
         "scale_change": float(np.sqrt(abs(linear[0] * linear[4] - linear[1] * linear[3]))),
-        "standard_error_px": scale * found.evidence.deviation_hsi_px,
-        "standard_error_m": metres * found.evidence.deviation_hsi_px,
+        "standard_error_px": scale * evidence.deviation_hsi_px,
+        "standard_error_m": metres * evidence.deviation_hsi_px,
         "local_amplitude_px": scale * found.fitted.amplitude,
         "local_length_px": scale * found.fitted.length,
         "explained": 1 - found.fitted.left,
@@ -61,3 +69,17 @@ def registration_figures(found: Registered, start: Affine, grid: Grid, scale: in
             f"{name}bias_px": (points[:, 2:].mean(0) * scale).tolist() if some else None,
         }
     return out
+
+
+def response_in_words(bands: Sequence[Mapping[str, Any]]) -> str:
+    """What `guide_response` says of the guide: "band 4 is inverted; gamma 2.2", or "linear"."""
+    words = []
+    inverted = [str(i + 1) for i, band in enumerate(bands) if band["span"] < 0]
+    if len(inverted) == 1:
+        words.append(f"band {inverted[0]} is inverted")
+    elif inverted:
+        words.append(f"bands {', '.join(inverted)} are inverted")
+    gammas = sorted({f"{band['exponent']:.2g}" for band in bands}, key=float)
+    if gammas not in ([], ["1"]):
+        words.append("gamma " + ", ".join(gammas))
+    return "; ".join(words) or "linear"

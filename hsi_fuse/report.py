@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from hsi_fuse import plots
+from hsi_fuse.align import Alignment
 from hsi_fuse.assess import Quality, plain
 from hsi_fuse.pictures import Pictures, composite, take_pictures
+from hsi_fuse.refusal import Attempt
+from hsi_fuse.registration import response_in_words
 
-__all__ = ["Pictures", "composite", "render", "take_pictures"]
+__all__ = ["Pictures", "composite", "render", "render_refusal", "take_pictures"]
 
 METHODS = {
     "product": "This product",
@@ -22,6 +26,10 @@ METHODS = {
 
 REGISTRATION = {
     "displacement": "not searched: taken from",
+    "probability": "probability that the reference shows this place",
+    "information": "what the input says of the reference, nats for each pixel and band",
+    "tied": "share of blocks that find their own place",
+    "unexplained": "share of the reference's variance left unexplained at pixels held out of the fit",
     "shift_px": "found at (columns, rows) from the start, fine pixels",
     "shift_m": "the same, m",
     "content_offset_east_m": "the input's content lies east of the reference's by, m",
@@ -29,6 +37,9 @@ REGISTRATION = {
     "rotation_deg": "rotation, °",
     "scale_change": "change of scale, factor",
     "standard_error_px": "standard error of the fit, fine pixels",
+    "standard_error_m": "the same, m",
+    "local_amplitude_px": "size of the local part, fine pixels",
+    "local_length_px": "length over which it varies, fine pixels",
     "explained": "share of the reference's variance that the input explains",
     "covered": "share of the product that the reference covers",
     "tie_points": "tie points held out of the fit",
@@ -43,6 +54,10 @@ REGISTRATION = {
     "before_bias_px": "before: their mean (columns, rows), fine pixels",
 }
 """How the page names the figures of `pipeline.align`; others appear under their own names."""
+LARGEST_MAP = 512
+"""Pixels along the longer side of a map that is drawn."""
+MOST_ARROWS = 12
+"""Along each side."""
 
 
 def render(
@@ -51,6 +66,7 @@ def render(
     *,
     title: str,
     provenance: Mapping[str, Any] | None = None,
+    alignment: Alignment | None = None,
 ) -> str:
     """The report as HTML text.
 
@@ -66,6 +82,8 @@ def render(
         Usually the names of the two inputs.
     provenance : mapping
         Inputs, preset, versions, seed, times: shown as a table, nested mappings flattened.
+    alignment : Alignment
+        For the pictures of the registration.
     """
     figures = quality.figures
     wavelengths = figures["scene"]["wavelengths_nm"]
@@ -73,9 +91,11 @@ def render(
     drawn = {
         "srf": plots.srf_plot(figures["sensor"]["srf"], wavelengths),
         "psf": plots.psf_plot(figures["sensor"]["psf"], figures["scene"]["ratio"]),
-        "sam": plots.sam_plot(quality.maps["sam_deg"]),
+        "sam": plots.map_plot(quality.maps["sam_deg"], "degrees"),
         "bands": plots.bands_plot(consistency["learned_psf"], wavelengths),
     }
+    if alignment is not None:
+        drawn |= _registration_plots(alignment)
     if pictures.spectra:
         drawn["spectra"] = plots.spectra_plot(pictures.spectra, wavelengths)
     height, width = pictures.size
@@ -113,13 +133,69 @@ def render(
         zooms=zooms,
         marks=marks,
         plots=drawn,
-        registration=_flat(figures["registration"], labels=REGISTRATION),
+        registration=_flat(figures["registration"], without=("guide_response",), labels=REGISTRATION),
+        response=response_in_words(figures["registration"].get("guide_response", [])),
         stages=[
             {"name": s.get("name", i + 1), "kept": s.get("kept"), "rows": _flat(s, without=("name", "kept"))}
             for i, s in enumerate(figures["stages"])
         ],
         provenance=_flat(plain(provenance or {})),
     )
+
+
+def render_refusal(attempt: Attempt, message: str, *, title: str) -> str:
+    """The page of a refused reference as HTML text.
+
+    Parameters
+    ----------
+    attempt : Attempt
+    message : str
+        Of the error.
+    title : str
+        The name of the output that does not exist now.
+    """
+    page = _environment().get_template("refusal.html")
+    figures = attempt.figures
+    residual = attempt.residual
+    return page.render(
+        title=title,
+        message=message,
+        seen=plots.picture_uri(attempt.seen, exact=True),
+        guide=plots.picture_uri(attempt.guide),
+        residual=None if residual is None else plots.map_plot(residual, "standard deviations", 1.5),
+        figures=_flat(figures, without=("guide_response",), labels=REGISTRATION),
+    )
+
+
+def _registration_plots(alignment: Alignment) -> dict[str, plots.Plot]:
+    """Tie points before and after, confidence, and the local part of the displacement where there is one."""
+    shape = alignment.confidence.shape
+    step = max(1, -(-max(shape) // LARGEST_MAP))
+    small = alignment.confidence[::step, ::step]
+    drawn = {"confidence": plots.map_plot(small, "confidence", 1.0, _pixels(step))}
+    panels = []
+    for name, ties in (("before", alignment.ties_before), ("after", alignment.ties_after)):
+        if len(ties):
+            rmse = float(np.sqrt((ties[:, 2:] ** 2).sum(1).mean()))
+            panels.append((f"{name}: RMSE {_figure(rmse)} px", ties[:, :2].T, ties[:, 2:].T))
+    if panels:
+        drawn["ties"] = plots.arrows_plot(panels, shape)
+    local = alignment.local_px
+    if local is not None:
+        rows, columns = (np.linspace(0, n - 1, min(n, MOST_ARROWS)).astype(int) for n in local.shape[1:])
+        x, y = (
+            at / (n - 1) * side
+            for at, n, side in zip((columns, rows), local.shape[:0:-1], shape[::-1], strict=True)
+        )
+        places = np.stack([each.ravel() for each in np.meshgrid(x, y)])
+        moves = local[:, rows[:, None], columns].reshape(2, -1)
+        rms = float(np.sqrt((local**2).sum(0).mean()))
+        drawn["local"] = plots.arrows_plot([(f"RMS {_figure(rms)} px", places, moves)], shape)
+    return drawn
+
+
+def _pixels(step: int) -> str:
+    return "fine pixels" if step == 1 else f"{step} fine pixels"
 
 
 def _environment() -> Environment:

@@ -27,6 +27,8 @@ class AssessOptions:
         Median over bands of |bias| / mean.
     registration_green, registration_amber : float
         Residual registration error (relative RMSE), fine pixels.
+    probability_green, probability_amber : float
+        Of the reference showing this place.
     detail_green, detail_amber : float
         Mean over guide bands of the high-pass correlation with the guide.
     negative_green, negative_amber : float
@@ -46,6 +48,8 @@ class AssessOptions:
     bias_amber: float = 0.03
     registration_green: float = 0.5
     registration_amber: float = 1.0
+    probability_green: float = 0.9
+    probability_amber: float = 0.5
     detail_green: float = 0.9
     detail_amber: float = 0.7
     negative_green: float = 0.01
@@ -134,12 +138,19 @@ def _light(
 
 
 def _registration(figures: Mapping[str, Any], options: AssessOptions) -> dict[str, Any]:
+    """How far the reference is displaced; or, where that is the graver doubt, whether it shows this place."""
     found = figures["registration"]
     value = next((found[k] for k in ("rrmse_px", "error_px") if found.get(k) is not None), None)
-    return _light(
+    displaced = _light(
         "registration", "the reference may be displaced", "fine px", value,
         options.registration_green, options.registration_amber,
     )  # fmt: skip
+    elsewhere = _light(
+        "registration", "the reference may show another place", "probability", found.get("probability"),
+        options.probability_green, options.probability_amber,
+    )  # fmt: skip
+    graver = ORDER.index(elsewhere["light"]) > max(ORDER.index(displaced["light"]), ORDER.index("green"))
+    return elsewhere if graver else displaced
 
 
 def _spectra(figures: Mapping[str, Any], options: AssessOptions) -> dict[str, Any]:

@@ -378,6 +378,13 @@ def test_align_writes_the_reference_where_the_truth_is(village):
         assert np.corrcoef(band[covered], wanted[covered])[0, 1] > 0.97
     assert 0.9 < covered.mean() < 0.94
     ties = json.loads((village / "guide_registered_ties.geojson").read_text())["features"]
+    figures = json.loads((village / "guide_registered_registration.json").read_text())["registration"]
+    assert figures["probability"] > 0.99
+    assert figures["information"] > 1.5
+    assert figures["tied"] > 0.5
+    assert figures["unexplained"] < 0.1
+    assert len(figures["guide_response"]) == 4
+    assert figures["guide_response"][0].keys() == {"exponent", "black", "span"}
     before, after = (np.array([t["properties"][f"{when}_m"] for t in ties]) for when in ("before", "after"))
     assert before == pytest.approx(5.2, abs=1)
     assert np.median(after) < 0.1
@@ -397,8 +404,18 @@ def test_what_align_found_can_be_followed(village, tmp_path, monkeypatch, capsys
     else:
         figures = json.loads(Path("again_quality.json").read_text())["registration"]
     assert figures["displacement"] == str(given)
+    assert figures.get("probability") is None  # of a mapping that was given
     assert figures["before_rrmse_px"] == pytest.approx(5.2, abs=0.1)
     assert figures["rrmse_px"] < 0.1
+
+
+def test_a_report_that_a_refusal_may_need_is_kept(make_registered, tmp_path):
+    registered = make_registered(np.full((1, 120, 160), 200, np.uint8), nodata=0)
+    (tmp_path / "r_report.html").write_text("of a refusal before")
+    with pytest.raises(WriteError, match=r"r_report\.html exists"):
+        save_registered(registered, tmp_path / "r.tif")
+    save_registered(registered, tmp_path / "r.tif", overwrite=True)
+    assert not (tmp_path / "r_report.html").exists()  # it is registered now
 
 
 def test_a_displacement_of_three_bands_is_refused(tmp_path, monkeypatch, capsys):

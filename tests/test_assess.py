@@ -16,6 +16,7 @@ from hsi_fuse.problem import Estimate, Problem
 from hsi_fuse.reduced import degrade, reduce_problem, reduction_factor
 from hsi_fuse.sensor import Sensor
 from hsi_fuse.subspace import interpolate
+from hsi_fuse.verdict import judge
 
 RATIO, BANDS, MATERIALS = 4, 20, 3
 WAVELENGTHS = np.linspace(420, 900, BANDS)
@@ -217,6 +218,18 @@ def test_a_poor_registration_is_red_and_none_is_at_best_amber(scene):
     unknown = judged(problem, truth, registration=None)
     assert lights(unknown)["registration"] == "none"
     assert unknown.figures["verdict"]["light"] == "amber"
+
+
+@pytest.mark.parametrize(
+    ("probability", "light"), [(0.95, "green"), (0.8, "amber"), (0.2, "red"), (None, "green")]
+)
+def test_a_reference_that_may_show_another_place_is_no_green_one(good, probability, light):
+    figures = good.figures | {"registration": GOOD_REGISTRATION | {"probability": probability}}
+    verdict = judge(figures, AssessOptions())
+    assert verdict["lights"][0]["light"] == light
+    assert any("another place" in text for text in verdict["sentences"]) == (light != "green")
+    figures = good.figures | {"registration": {"rrmse_px": 2.0, "probability": 0.8}}
+    assert judge(figures, AssessOptions())["lights"][0]["what"] == "the reference may be displaced"
 
 
 def test_interpolation_sold_as_a_product_is_found_out(scene):

@@ -7,7 +7,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import torch
+from affine import Affine
 
+from hsi_fuse.align import Alignment
 from hsi_fuse.assess import Quality, assess
 from hsi_fuse.pictures import composite, rgb_bands, stretch_limits, take_pictures, view
 from hsi_fuse.problem import Estimate, Problem
@@ -23,6 +25,18 @@ def blended(problem: Problem) -> Estimate:
     parts = [inside.coefficients * weight, outside.coefficients * (1 - weight), weight[None]]
     basis = torch.cat([inside.basis, outside.basis, (inside.mean - outside.mean)[:, None]], 1)
     return Estimate(basis, outside.mean, torch.cat(parts))
+
+
+def alignment_of(ties: int = 20, local: bool = True) -> Alignment:
+    """A registration of the scene: tie points, a local displacement beside the start's."""
+    rng = np.random.default_rng(0)
+    start = np.full((2, 5, 5), 1.5, np.float32)
+    bend = start + np.float32(0.5) * rng.standard_normal((2, 5, 5)).astype(np.float32) if local else start
+    after = rng.uniform(0, 128, (ties, 4)) * (1, 1, 0.001, 0.001)
+    return Alignment(
+        Affine.scale(2), bend, np.ones((128, 128), np.float32), Affine.scale(2), start,
+        after + np.array([0, 0, 5, -3]), after, 0.1,
+    )  # fmt: skip
 
 
 NASTY = '<script>alert("x")</script> & co'
@@ -118,6 +132,43 @@ def test_numbers_are_those_of_the_json(page, quality):
 def test_the_same_input_makes_the_same_page(scene, quality, page):
     pictures = take_pictures(*scene, interpolate(scene[0]), WAVELENGTHS, quality.maps["sam_deg"])
     assert render(quality, pictures, title=NASTY, provenance={"preset": NASTY, "seed": 0}) == page
+
+
+def section(page: str, name: str) -> str:
+    return page.partition(f'<section id="{name}">')[2].partition("</section>")[0]
+
+
+def test_the_registration_is_shown(scene, quality):
+    pictures = take_pictures(*scene, interpolate(scene[0]), WAVELENGTHS, quality.maps["sam_deg"])
+    found = {
+        "probability": 0.987,
+        "guide_response": [{"exponent": 2.2, "black": 0.0, "span": span} for span in (1.0, -1.0)],
+        "rrmse_px": 0.1,
+    }
+    told = replace(quality, figures=quality.figures | {"registration": found})
+
+    def shown(alignment: Alignment) -> str:
+        page = render(told, pictures, title="x", alignment=alignment)
+        Outline().feed(page)
+        return section(page, "registration")
+
+    whole = shown(alignment_of())
+    assert "Response of the reference: band 2 is inverted; gamma 2.2." in whole
+    assert ">0.987<" in whole
+    assert whole.count("<picture>") == 3
+    assert "exponent" not in whole  # in words, and in quality.json
+    # nothing is drawn of what there is not
+    assert shown(alignment_of(ties=0)).count("<picture>") == 2
+    assert shown(alignment_of(local=False)).count("<picture>") == 2
+
+
+def test_the_local_part_is_told_without_the_starts():
+    local = alignment_of().local_px
+    assert local.shape == (2, 5, 5)
+    assert 0.15 < local.std() < 0.35  # half as large in product pixels as in those of the guide
+    assert abs(local.mean()) < 0.2
+    assert alignment_of(local=False).local_px is None
+    assert replace(alignment_of(), displacement_px=None).local_px is None
 
 
 def test_a_scene_with_nothing_to_say_still_has_a_page(scene):

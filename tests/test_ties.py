@@ -85,17 +85,18 @@ def test_a_local_displacement_shows_block_by_block():
     assert np.sqrt(((shown - wanted) ** 2).mean()) < 0.02
 
 
-def test_haze_over_a_block_moves_nothing(pair):
+def test_haze_over_blocks_moves_nothing(pair):
     """It changes a block's own mean, of which the whole scene's linear map knows nothing."""
     noise = torch.randn(pair.low.shape, generator=torch.Generator().manual_seed(0))
-    clear = replace(pair, low=pair.low + 20 * noise)
-    found, guide = fitted(clear), pair.guide.clone()
-    block = np.s_[:, MARGIN + 16 * RATIO : MARGIN + 24 * RATIO, MARGIN + 8 * RATIO : MARGIN + 16 * RATIO]
-    guide[block] += 0.1 * guide.std()
-    plain, hazy = (ties_of(p, found) for p in (clear, replace(clear, guide=guide)))
-    here = [(t[:, 0] // BLOCK == 1) & (t[:, 1] // BLOCK == 2) for t in (plain, hazy)]
-    assert here[0].sum() == here[1].sum() == 1
-    assert np.abs(hazy[here[1]] - plain[here[0]])[:, 2:].max() < 0.03
+    clear = replace(pair, low=pair.low + 5 * noise)
+    rows, columns = (torch.arange(side) - MARGIN for side in pair.guide.shape[1:])
+    haze = 1 - 2 * ((rows[:, None] // (RATIO * BLOCK) + columns // (RATIO * BLOCK)) % 2)  # in every block
+    hazy = replace(clear, guide=clear.guide + 0.25 * clear.guide.std((1, 2), keepdim=True) * haze)
+    plain, ties = (ties_of(p, fitted(clear)) for p in (clear, hazy))
+    assert len(plain) > 0.8 * BLOCKS
+    assert len(ties) > 0.8 * BLOCKS
+    errors = [np.sqrt((t[:, 2:] ** 2).mean()) for t in (plain, ties)]
+    assert errors[1] < 2 * errors[0]
 
 
 def test_flat_blocks_give_none():
@@ -113,12 +114,13 @@ def test_flat_blocks_give_none():
     assert (ties[:, 0] > half - 5).all()
 
 
-def test_blocks_without_a_guide_give_none(pair, found):
+@pytest.mark.parametrize(("hidden", "columns"), [(3 * BLOCK, 2), (3 * BLOCK + BLOCK - 3, 1)])
+def test_blocks_with_no_or_little_guide_give_none(pair, found, hidden, columns):
     weight = pair.guide_weight.clone()
-    weight[:, : MARGIN + 3 * BLOCK * RATIO] = 0
+    weight[:, : MARGIN + hidden * RATIO] = 0
     ties = ties_of(replace(pair, guide_weight=weight), found)
-    assert len(ties) > 6
-    assert (ties[:, 0] > 3 * BLOCK).all()
+    assert len(ties) == columns * ROWS // BLOCK
+    assert (ties[:, 0] > COLUMNS - columns * BLOCK).all()
     assert len(ties_of(replace(pair, guide_weight=torch.zeros_like(weight)), found)) == 0
 
 
@@ -146,11 +148,11 @@ def test_the_right_place_predicts_pixels_it_has_not_seen(bands):
     assert left(pair, found) < errors[0] < errors[1] < errors[2]
 
 
-@pytest.mark.parametrize(("place", "bands"), [(1, 1), (2, 4)])
-def test_another_place_gives_itself_away(place, bands, monkeypatch):
+@pytest.mark.parametrize("place", [1, 2])
+def test_another_place_gives_itself_away(place, monkeypatch):
     """However well a mapping was fitted to it."""
     monkeypatch.setattr(register, "CANDIDATES", 2)
-    wrong = cut(unregistered(place=place, guide_bands=bands), 24, 20)
+    wrong = cut(unregistered(place=place, guide_bands=1), 20, 16)
     check = checkerboard(wrong.shape, torch.device("cpu"))
     try:
         base = locate(wrong, RegisterOptions(search_hsi_px=4, search_deg=2), True)
