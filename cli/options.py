@@ -52,6 +52,19 @@ PATH = click.Path(
     path_type=Path
 )  # not `exists=True`: the reader knows better what is missing, and its exit code
 
+PRODUCTS = ("uncertainty",)
+
+
+def _products(context: click.Context, parameter: click.Parameter, given: str | None) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(name.strip() for name in (given or "").split(",") if name.strip()))
+    if names == ("all",):
+        return PRODUCTS
+    for name in names:
+        if name not in PRODUCTS:
+            raise click.BadParameter(f"{name!r} is none of {', '.join(PRODUCTS)}, all")
+    return names
+
+
 pair = stacked(click.argument("hsi", type=PATH), click.argument("ref", type=PATH))
 
 raster = stacked(
@@ -71,6 +84,12 @@ raster = stacked(
         help="Creation option of the raster driver; repeatable.",
     ),
     click.option("--overwrite", is_flag=True, help="Replace outputs that exist."),
+)
+products = click.option(
+    "--products",
+    metavar="NAME,...|all",
+    callback=_products,
+    help="Write beside the product too: uncertainty (a standard deviation for each value).",
 )
 scale = click.option(
     "--scale",

@@ -31,6 +31,7 @@ Exit codes: see `hsi-fuse --help`.
     help="Raster to write.  [default: <HSI>_fused.tif in the current folder]",
 )
 @options.raster
+@options.products
 @click.option("--nodata", type=float, help="Value that marks no data in the output.  [default: the HSI's]")
 @options.scale
 @options.preset
@@ -50,6 +51,7 @@ def run(
     form: str | None,
     creation_options: dict[str, str],
     overwrite: bool,
+    products: tuple[str, ...],
     nodata: float | None,
     scale: int | None,
     preset: str,
@@ -78,11 +80,11 @@ def run(
 
     from hsi_fuse.pipeline import fuse, plan
     from hsi_fuse.preset import load_preset
-    from hsi_fuse.products import check_outputs, refusal_reported, save, stored_as
+    from hsi_fuse.products import check_outputs, endings_with, refusal_reported, save, stored_as
     from hsi_fuse.read import open_guide, read_hsi
 
     # nobody should wait for a fusion that cannot be kept
-    check_outputs(output, options.DRIVERS[form], overwrite)
+    check_outputs(output, options.DRIVERS[form], overwrite, endings_with(products))
 
     chosen = load_preset(preset, overrides)
     image, guide = read_hsi(hsi, wavelengths), open_guide(ref)
@@ -97,6 +99,7 @@ def run(
             chosen,
             scale=scale,
             displacement=displacement,
+            uncertainty="uncertainty" in products,
             device=device,
             seed=seed,
             on_step=on_step,
@@ -104,6 +107,7 @@ def run(
         written = save(
             result,
             output,
+            products=products,
             driver=options.DRIVERS[form],
             creation_options=creation_options,
             overwrite=overwrite,

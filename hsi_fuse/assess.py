@@ -20,6 +20,8 @@
                    {r2, rmse, cc_highpass}, or reason
     synthesis      (C, Wald's second and third) assessable; factor, size, border, baseline_wins,
                    results {name: Score or {failed}}, or reason
+    uncertainty    assessable; sigma (mean over the scene, HSI units) [], share (their mean, of the
+                   mean value), gain, hidden_pixels, within_two_sigma (share of hidden values), or reason
     integrity      (F) nodata_pct, negative_pct, negative_input_pct, not_finite, bad_bands [], inferred_bands
                    (how many the reference does not see), without_guide_pct
     stages         what each stage reported, passed through
@@ -48,6 +50,7 @@ from hsi_fuse.errors import HsiFuseError
 from hsi_fuse.physics import blur_down, gaussian_psf, mix_bands
 from hsi_fuse.problem import Estimate, Problem
 from hsi_fuse.reduced import degrade, reduce_problem, reduction_factor
+from hsi_fuse.uncertainty import Uncertainty
 from hsi_fuse.verdict import AssessOptions, baseline_wins, judge, own_warnings
 
 __all__ = ["AssessOptions", "Quality", "Solver", "assess", "plain"]
@@ -74,6 +77,7 @@ def assess(
     bad_bands: Sequence[int] = (),
     stages: Sequence[Mapping[str, Any]] = (),
     warnings: Sequence[str] = (),
+    uncertainty: Uncertainty | None = None,
     options: AssessOptions | None = None,
 ) -> Quality:
     """Assess a product without knowing the truth.
@@ -99,6 +103,8 @@ def assess(
         Verdicts of the stages, in order.
     warnings : sequence of str
         What went before; the assessment adds its own.
+    uncertainty : Uncertainty
+        Of the product; None where it could not be calibrated.
     """
     options = options or AssessOptions()
     methods = {"product": estimate, "interpolation": interpolation}
@@ -125,6 +131,7 @@ def assess(
         "consistency": consistency,
         "spatial": _spatial(problem, methods),
         "synthesis": _synthesis(problem, solvers, options),
+        "uncertainty": _uncertainty(problem, uncertainty),
         "integrity": _integrity(problem, estimate, bad_bands, options),
         "stages": list(stages),
         "warnings": list(warnings),
@@ -276,6 +283,19 @@ def _score(found: Tensor, truth: Tensor, mask: Tensor, border: int, ratio: int) 
         "uiqi": metrics.uiqi(found, truth, mask, border),
         "q2n": metrics.q2n(found, truth, mask, border),
     }
+
+
+def _uncertainty(problem: Problem, uncertainty: Uncertainty | None) -> dict[str, Any]:
+    """How far the product may be off, band by band."""
+    if uncertainty is None:
+        why = (
+            "it was not asked for (--products uncertainty), the method gives one answer only, "
+            "or too few input pixels under the reference can be hidden"
+        )
+        return {"assessable": False, "reason": why}
+    measured, ratio = problem.hsi_weight > 0, problem.ratio
+    level = problem.hsi[:, measured].mean(1)
+    return uncertainty.figures(level, measured.repeat_interleave(ratio, 0).repeat_interleave(ratio, 1))
 
 
 def _integrity(

@@ -5,14 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-LOGIT = -7.2
-"""Log-odds at no information and nothing tied.
-
-The constants are a logistic regression on right and wrong pairs of seven scenes (docs/lab-notes.md)."""
-LOGIT_PER_NAT = 3.75
-LOGIT_OF_TIES = 3.3
-ENOUGH_TIED = 0.3
-"""Beyond this share, more ties say nothing more: flat blocks have none anywhere."""
+LOGIT, LOGIT_PER_NAT, LOGIT_PER_LOG_TIED = 2.5, 1.9, 2.1
+"""A logistic regression on right and wrong pairs of seven scenes (docs/lab-notes.md)."""
+NEARLY_UNTIED, ENOUGH_TIED = 0.02, 0.3
+"""Shares of tied blocks: added before the logarithm; beyond which more say nothing more."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +37,6 @@ class Evidence:
         """How probable it is that the guide shows this place, 0 to 1; nan where nothing was fitted."""
         if math.isnan(self.deviation_hsi_px):
             return math.nan
-        ties = min(self.tied, ENOUGH_TIED) / ENOUGH_TIED
-        logit = LOGIT + LOGIT_PER_NAT * self.information + LOGIT_OF_TIES * ties
+        ties = math.log(min(self.tied, ENOUGH_TIED) + NEARLY_UNTIED)
+        logit = LOGIT + LOGIT_PER_NAT * self.information + LOGIT_PER_LOG_TIED * ties
         return 0.5 * (1 + math.tanh(logit / 2))  # the logistic function, without overflow

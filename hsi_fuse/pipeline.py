@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from affine import Affine
 from numpy.typing import NDArray
+from torch import Tensor
 
 from hsi_fuse.align import Alignment, window_of
 from hsi_fuse.assess import Quality, assess
@@ -29,6 +30,7 @@ from hsi_fuse.refusal import improbable, not_found
 from hsi_fuse.registration import registration_figures
 from hsi_fuse.stages import STAGES
 from hsi_fuse.subspace import estimate_noise, interpolate, upsample
+from hsi_fuse.uncertainty import Uncertainty, calibrate
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class FusionResult:
         Figures of the registration.
     stages : tuple of (str, StageResult)
     quality : Quality
+    uncertainty : Uncertainty or None
+        Standard deviations; None where not asked for or not calibrated.
     preset : Preset
     grid : Grid
         Of the product.
@@ -59,6 +63,7 @@ class FusionResult:
     alignment: Alignment
     stages: tuple[tuple[str, StageResult], ...]
     quality: Quality
+    uncertainty: Uncertainty | None
     preset: Preset
     grid: Grid
     hsi: Raster
@@ -70,15 +75,38 @@ class FusionResult:
         Bands that took no part are interpolated from the input where it has values for them.
         """
         good = self.hsi.good_bands
-        ratio = self.problem.ratio
-        out = np.full((self.hsi.bands, stop - start, self.grid.width), np.nan, np.float32)
-        out[good] = self.estimate.rows(start, stop).cpu().numpy()
+        out = self._in_place(self.estimate.rows(start, stop), start, stop)
         if not good.all():
-            out[~good] = self._idle_bands(start, stop)
+            idle = self._idle_bands(start, stop)
+            idle[:, ~self._valid(start, stop)] = np.nan
+            out[~good] = idle
+        return out
+
+    def sigma_rows(self, start: int, stop: int) -> NDArray[np.float32]:
+        """The same rows of the product's standard deviation; NaN for bands that took no part too.
+
+        Raises
+        ------
+        SolveError
+            It could not be calibrated.
+        """
+        if self.uncertainty is None:
+            raise SolveError(f"no uncertainty: {self.quality.figures['uncertainty']['reason']}")
+        return self._in_place(self.uncertainty.rows(start, stop), start, stop)
+
+    def _in_place(self, block: Tensor, start: int, stop: int) -> NDArray[np.float32]:
+        """Good bands (n, rows, W) among all of the input's, (band, rows, W); NaN where there are no data."""
+        out = np.full((self.hsi.bands, stop - start, self.grid.width), np.nan, np.float32)
+        out[self.hsi.good_bands] = block.cpu().numpy()
+        out[:, ~self._valid(start, stop)] = np.nan
+        return out
+
+    def _valid(self, start: int, stop: int) -> NDArray[np.bool_]:
+        """Where rows start..stop-1 have data, (rows, W)."""
+        ratio = self.problem.ratio
         first, last = start // ratio, -(-stop // ratio)
         valid = self.hsi.valid[first:last].repeat(ratio, 0).repeat(ratio, 1)
-        out[:, ~valid[start - first * ratio : stop - first * ratio]] = np.nan
-        return out
+        return valid[start - first * ratio : stop - first * ratio]
 
     def _idle_bands(self, start: int, stop: int) -> NDArray[np.float32]:
         """Rows of the bands that took no part, interpolated; NaN for empty ones."""
@@ -102,6 +130,7 @@ def fuse(
     *,
     scale: int | None = None,
     displacement: str | Path | None = None,
+    uncertainty: bool = False,
     device: str = "auto",
     seed: int = 0,
     on_step: OnStep = silent,
@@ -118,6 +147,8 @@ def fuse(
         Fine pixels per HSI pixel; default from the ground sampling distances.
     displacement : path, optional
         A displacement file (see `mapping_files`) to follow instead of searching the mapping.
+    uncertainty : bool
+        Whether to calibrate standard deviations too; costs about as much as the stages.
     device : str
         "auto", "cpu" or "cuda".
     seed : int
@@ -145,13 +176,16 @@ def fuse(
         interpolation = interpolate(problem)
         with clock("stages"):
             estimate, results = run_stages(problem, interpolation, preset, on_step)
+        solvers = _solvers(preset)
+        with clock("uncertainty"):
+            spread = calibrate(problem, estimate, solvers["product"]) if uncertainty else None
         with clock("assess"):
             on_step("assess", 0, 1, 0.0)
             quality = assess(
                 problem,
                 estimate,
                 interpolation,
-                solvers=_solvers(preset),
+                solvers=solvers,
                 registration=alignment.found,
                 wavelengths_nm=None
                 if hsi.wavelengths_nm is None
@@ -159,12 +193,23 @@ def fuse(
                 bad_bands=np.flatnonzero(~hsi.good_bands).tolist(),
                 stages=[{"name": name, **result.verdict} for name, result in results],
                 warnings=warned,
+                uncertainty=spread,
                 options=preset.assess,
             )
             on_step("assess", 1, 1, 0.0)
     provenance = provenance_of(preset, displacement, seed, where, clock)
     return FusionResult(
-        problem, estimate, interpolation, alignment, results, quality, preset, planned.target, hsi, provenance
+        problem,
+        estimate,
+        interpolation,
+        alignment,
+        results,
+        quality,
+        spread,
+        preset,
+        planned.target,
+        hsi,
+        provenance,
     )
 
 

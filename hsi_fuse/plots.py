@@ -183,6 +183,19 @@ def bands_plot(fidelity: Mapping[str, Mapping[str, Any]], wavelengths_nm: Sequen
     return both(draw, 10.0, 2.6)
 
 
+def sigma_plot(sigma: Sequence[float], wavelengths_nm: Sequence[float] | None) -> Plot:
+    """The product's mean standard deviation in each band."""
+
+    def draw(figure: Figure, theme: Theme) -> None:
+        axes = figure.subplots()
+        axes.plot(*_by_wavelength(wavelengths_nm, np.array(sigma, float)), color=theme["product"], lw=1.3)
+        axes.set_title("standard deviation", fontsize=9)
+        axes.set_xlabel(_axis_name(wavelengths_nm))
+        axes.set_ylim(bottom=0)
+
+    return both(draw, 5.0, 2.6)
+
+
 def _by_wavelength(
     wavelengths_nm: Sequence[float] | None, values: NDArray[Any]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -92,11 +92,15 @@ class Estimate:
     basis : Tensor (n, k)
     mean : Tensor (n,)
     coefficients : Tensor (k, H, W)
+    spread : Tensor (k, H, W), optional
+        Half the difference of two estimates of which this is the mean, in coefficients: where it is large,
+        what the data leave open is (`uncertainty.py`). None where the method has no second opinion.
     """
 
     basis: Tensor
     mean: Tensor
     coefficients: Tensor
+    spread: Tensor | None = None
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Rows start..stop-1 of the cube, (n, stop - start, W). The only access to it."""

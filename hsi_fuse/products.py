@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,7 +18,7 @@ from hsi_fuse import mapping_files
 from hsi_fuse.assess import plain
 from hsi_fuse.encode import Encoder
 from hsi_fuse.envi_header import envi_paths
-from hsi_fuse.errors import RefusedError, WriteError
+from hsi_fuse.errors import HsiFuseWarning, RefusedError, WriteError
 from hsi_fuse.files import check_output, staged, write_text
 from hsi_fuse.pictures import composite, rgb_bands, stretch_limits, view
 from hsi_fuse.pipeline import FusionResult
@@ -30,6 +31,8 @@ from hsi_fuse.write import Driver, write_cube, write_image
 REPORT = "_report.html"
 SIDE_PRODUCTS = ("_quality.json", REPORT, "_rgb.tif", "_srf.csv", "_psf.csv", *mapping_files.ENDINGS)
 """Endings of the files that stand beside every product."""
+ON_REQUEST = {"uncertainty": "_uncertainty.tif"}
+"""Side products as large as the product: name -> ending of the file."""
 
 
 def outputs(
@@ -79,10 +82,16 @@ def stored_as(encoding: Encoding, nodata: float | None = None) -> Encoding:
     return encoding
 
 
+def endings_with(products: Sequence[str]) -> tuple[str, ...]:
+    """Endings of all side products when some of `ON_REQUEST` are asked for by name."""
+    return (*SIDE_PRODUCTS, *(ON_REQUEST[name] for name in products))
+
+
 def save(
     result: FusionResult,
     output: str | Path,
     *,
+    products: Sequence[str] = (),
     driver: Driver = "GTiff",
     creation_options: Mapping[str, str] | None = None,
     overwrite: bool = False,
@@ -97,6 +106,9 @@ def save(
     ----------
     result : FusionResult
     output : path
+    products : sequence of str
+        Which of `ON_REQUEST` to write too. `uncertainty`: a standard deviation for each value of the product,
+        as float32; left out where it could not be calibrated.
     driver : "GTiff", "ENVI" or "COG"
     creation_options : mapping, optional
         Of the GDAL driver.
@@ -117,8 +129,13 @@ def save(
         An output exists, or cannot be written; nothing is left behind then.
     """
     output = Path(output)
-    check_outputs(output, driver, overwrite)
-    finals = outputs(output, driver)
+    if result.uncertainty is None and "uncertainty" in products:
+        why = result.quality.figures["uncertainty"]["reason"]
+        warnings.warn(f"no uncertainty is written: {why}", HsiFuseWarning, stacklevel=2)
+        products = [name for name in products if name != "uncertainty"]
+    endings = endings_with(products)
+    check_outputs(output, driver, overwrite, endings)
+    finals = outputs(output, driver, endings)
     like = result.hsi
     encoding = stored_as(like.encoding, nodata)
     with staged(*finals) as folder:
@@ -135,12 +152,20 @@ def save(
         figures = dict(result.quality.figures)
         figures["integrity"] = {**figures["integrity"], "clipped_values": summary.clipped}
         figures["provenance"] = {**result.provenance, "versions": versions()}
-        beside = {ending: folder / (output.stem + ending) for ending in SIDE_PRODUCTS}
+        beside = {ending: folder / (output.stem + ending) for ending in endings}
         beside["_quality.json"].write_text(json.dumps(plain(figures), indent=1) + "\n", encoding="utf-8")
         beside[REPORT].write_text(_report(result, output.name, figures["provenance"]), encoding="utf-8")
         beside["_srf.csv"].write_text(_srf_table(result), encoding="utf-8")
         beside["_psf.csv"].write_text(_psf_table(result), encoding="utf-8")
         _quicklook(result, beside["_rgb.tif"])
+        if "uncertainty" in products:
+            write_cube(
+                beside[ON_REQUEST["uncertainty"]],
+                result.sigma_rows,
+                result.grid,
+                like,
+                encoding=Encoding("float32", nodata=float("nan")),
+            )
         ground = mapping_files.ground_of(like.grid, result.grid.crs)
         mapping_files.write_mapping(folder / output.name, result.alignment, ground, result.problem.ratio)
     return list(finals)

@@ -67,7 +67,7 @@ class RegisterOptions:
     least_overlap: float = 0.05
     model: str = "affine"
     local: bool = True
-    least_probability: float = 0.5
+    least_probability: float = 0.7
     iterations: int = 20
     tie_block_hsi_px: int = 16
 

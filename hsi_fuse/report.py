@@ -94,6 +94,8 @@ def render(
         "sam": plots.map_plot(quality.maps["sam_deg"], "degrees"),
         "bands": plots.bands_plot(consistency["learned_psf"], wavelengths),
     }
+    if figures["uncertainty"]["assessable"]:
+        drawn["sigma"] = plots.sigma_plot(figures["uncertainty"]["sigma"], wavelengths)
     if alignment is not None:
         drawn |= _registration_plots(alignment)
     if pictures.spectra:

@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 
-from hsi_fuse import cli, errors
+from hsi_fuse import cli, errors, products
+from hsi_fuse.cli import options
 from hsi_fuse.preset import describe, load_preset
 
 main = cli.main
@@ -75,6 +77,16 @@ def test_wrong_usage(refused):
     assert "KEY=VALUE" in refused(2, "run", "a.hdr", "b.tif", "--co", "x")
 
 
+def test_an_unknown_product_lists_those_there_are(refused):
+    line = refused(2, "run", "a.hdr", "b.tif", "--products", "uncertainty,beauty")
+    assert "'beauty'" in line
+    assert "uncertainty, all" in line
+
+
+def test_the_products_that_can_be_asked_for_are_those_that_are_written():
+    assert tuple(products.ON_REQUEST) == options.PRODUCTS
+
+
 def test_unknown_preset_lists_those_there_are(refused, pair):
     line = refused(2, "run", pair.hsi, pair.ref, "--preset", "drift")
     assert all(name in line for name in ("drift", "draft", "fast"))
@@ -109,6 +121,11 @@ def test_existing_output_is_refused_before_anything_is_read(refused, workplace):
     (workplace / "a_fused.tif").write_text("precious")
     assert "--overwrite" in refused(7, "run", "a.hdr", "b.tif")
     assert (workplace / "a_fused.tif").read_text() == "precious"
+
+
+def test_existing_product_on_request_is_refused_too(refused, workplace):
+    (workplace / "a_fused_uncertainty.tif").write_text("precious")
+    assert "--overwrite" in refused(7, "run", "a.hdr", "b.tif", "--products", "all")
 
 
 def test_existing_side_product_is_refused_too(refused, workplace):
@@ -242,6 +259,16 @@ def test_run_writes_the_product_and_tells_where(pair, workplace, capsys):
     written = [Path(line) for line in capsys.readouterr().out.splitlines()]
     assert Path("scene_fused.tif") in written
     assert {each.resolve() for each in written} == set(workplace.iterdir())
+
+
+def test_run_writes_what_is_asked_for_beside_the_product(pair, workplace):
+    arguments = ["run", str(pair.hsi), str(pair.ref), "--preset", "draft", "--products", "all"]
+    assert main(arguments) == 0
+    with (
+        rasterio.open(workplace / "scene_fused_uncertainty.tif") as file,
+        rasterio.open("scene_fused.tif") as of,
+    ):
+        assert (file.count, file.shape, file.transform) == (of.count, of.shape, of.transform)
 
 
 def test_json_is_all_that_stands_on_stdout(pair, capsys):

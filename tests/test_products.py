@@ -16,7 +16,7 @@ from rasterio.crs import CRS
 from synthetic import RATIO, WAVELENGTHS, observed, scene
 
 from hsi_fuse import fuse, load_preset, open_guide, read_hsi
-from hsi_fuse.errors import WriteError
+from hsi_fuse.errors import HsiFuseWarning, WriteError
 from hsi_fuse.grid import Grid
 from hsi_fuse.pipeline import FusionResult
 from hsi_fuse.products import SIDE_PRODUCTS, check_outputs, outputs, save
@@ -40,7 +40,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> FusionResult:
     good[[0, 29]] = False
     encoding = Encoding("int16", 1e-4, 0.0, -9999)
     hsi = Raster(values, valid, GRID, wavelengths_nm=WAVELENGTHS, good_bands=good, encoding=encoding)
-    return fuse(hsi, open_guide(path), load_preset("draft"))
+    return fuse(hsi, open_guide(path), load_preset("draft"), uncertainty=True)
 
 
 def names(folder) -> set[str]:
@@ -104,6 +104,33 @@ def test_envi_output_is_readable(result, tmp_path):
     valid = np.isfinite(wanted).all(0)
     assert np.array_equal(again.valid, valid)
     assert np.abs(again.values - wanted)[:, valid].max() < 0.51e-4
+
+
+@pytest.mark.usefixtures("plain_report")
+def test_uncertainty_is_written_on_request(result, tmp_path):
+    written = save(result, tmp_path / "sharp.tif", products=["uncertainty"])
+    assert tmp_path / "sharp_uncertainty.tif" in written
+    assert names(tmp_path) == {path.name for path in written}
+    with rasterio.open(tmp_path / "sharp_uncertainty.tif") as file:
+        assert (file.count, file.dtypes[0], file.crs) == (30, "float32", GRID.crs)
+        values = file.read()
+    good = result.hsi.good_bands
+    valid = np.isfinite(result.rows(0, 96)[good]).all(0)
+    assert np.isnan(values[~good]).all()
+    assert np.isnan(values[:, ~valid]).all()
+    assert np.allclose(values[good][:, valid], result.uncertainty.rows(0, 96).numpy()[:, valid], rtol=1e-4)
+    figures = json.loads((tmp_path / "sharp_quality.json").read_text())["uncertainty"]
+    assert figures["assessable"]
+    assert len(figures["sigma"]) == good.sum()
+
+
+@pytest.mark.usefixtures("plain_report")
+def test_without_uncertainty_none_is_written_and_it_is_said(result, tmp_path):
+    figures = {**result.quality.figures, "uncertainty": {"assessable": False, "reason": "no spread"}}
+    without = replace(result, uncertainty=None, quality=replace(result.quality, figures=figures))
+    with pytest.warns(HsiFuseWarning, match="no spread"):
+        save(without, tmp_path / "sharp.tif", products=["uncertainty"])
+    assert names(tmp_path) == {"sharp.tif", *("sharp" + ending for ending in SIDE_PRODUCTS)}
 
 
 @pytest.mark.usefixtures("plain_report")

@@ -104,7 +104,7 @@ def refused(wrong: list[str]) -> RefusedError:
 
 
 def test_the_probability_rises_with_what_speaks_for_the_place():
-    right, wrong = Evidence(0.05, 1.5, 0.7, 0.05), Evidence(0.7, 0.5, 0.1, 0.4)
+    right, wrong = Evidence(0.05, 1.5, 0.7, 0.05), Evidence(0.7, 0.5, 0.0, 0.4)
     assert right.probability > 0.9
     assert wrong.probability < 0.1
     assert Evidence(0.05, 1.2, 0.7, 0.05).probability < right.probability

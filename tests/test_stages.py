@@ -175,7 +175,7 @@ def test_the_mean_of_two_answers_is_nearly_the_better_one_or_better(pairs, bands
     subspace = problem_subspace(problem)
 
     def quality(solver):
-        coefficients, _ = solver(problem, subspace, Map())
+        coefficients, *_ = solver(problem, subspace, Map())
         return psnr(cube(Estimate(subspace.basis, subspace.mean, coefficients)), pairs[bands].truth)
 
     mean, *parts = (quality(solver) for solver in (mean_estimate, around_interpolation, around_unmixing))

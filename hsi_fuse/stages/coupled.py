@@ -141,7 +141,7 @@ class Coupled(MapOptions):
         subspace = problem_subspace(problem, self.dimensions)
         problem = reconcile(problem, subspace)
         low = subspace.project(fill_nearest(problem.hsi, problem.hsi_weight))  # (k, h, w)
-        coefficients, iterations = mean_estimate(problem, subspace, self)  # (k, H, W)
+        coefficients, spread, iterations = mean_estimate(problem, subspace, self)  # (k, H, W), twice
         learned = self._learn(problem, subspace, coefficients, on_step)
         verdict: dict[str, object] = {
             "kept": False,
@@ -169,7 +169,7 @@ class Coupled(MapOptions):
                 "endmembers": len(network.endmembers),
             }
         on_step("coupled", self.steps, self.steps, 0.0)
-        estimate = Estimate(subspace.basis, subspace.mean, coefficients)
+        estimate = Estimate(subspace.basis, subspace.mean, coefficients, spread)
         verdict = {**verdict, "dimensions": subspace.size, "cg_iterations": iterations}
         return StageResult(estimate, verdict, history, products)
 

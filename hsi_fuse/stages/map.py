@@ -41,17 +41,17 @@ class Map(MapOptions):
         """Solve `problem`; `start` is not used."""
         subspace = problem_subspace(problem, self.dimensions)
         on_step("map", 0, 1, 0.0)
-        coefficients, steps = mean_estimate(reconcile(problem, subspace), subspace, self)
+        coefficients, spread, steps = mean_estimate(reconcile(problem, subspace), subspace, self)
         on_step("map", 1, 1, 0.0)
-        estimate = Estimate(subspace.basis, subspace.mean, coefficients)
+        estimate = Estimate(subspace.basis, subspace.mean, coefficients, spread)
         return StageResult(estimate, {"kept": True, "dimensions": subspace.size, "cg_iterations": steps})
 
 
-def mean_estimate(problem: Problem, subspace: Subspace, options: MapOptions) -> tuple[Tensor, int]:
-    """The mean of both MAP estimates, coefficients (k, H, W); also the iterations of both."""
+def mean_estimate(problem: Problem, subspace: Subspace, options: MapOptions) -> tuple[Tensor, Tensor, int]:
+    """The mean of both MAP estimates, half their difference, both (k, H, W), and the iterations of both."""
     one, steps = around_interpolation(problem, subspace, options)
     other, more = around_unmixing(problem, subspace, options)
-    return (one + other) / 2, steps + more
+    return (one + other) / 2, (one - other) / 2, steps + more
 
 
 def around_interpolation(problem: Problem, subspace: Subspace, options: MapOptions) -> tuple[Tensor, int]:
