@@ -16,6 +16,7 @@ from torch import Tensor
 from hsi_fuse.align import Alignment, window_of
 from hsi_fuse.assess import Quality, assess
 from hsi_fuse.confidence import refined, rejected
+from hsi_fuse.detectors import align_detectors
 from hsi_fuse.errors import AlignmentError, PresetError, SolveError
 from hsi_fuse.follow import as_followed, follow
 from hsi_fuse.grid import Grid
@@ -170,9 +171,12 @@ def fuse(
     with recorded() as warned:
         planned = plan(hsi, guide, scale)
         with clock("align"):
+            hsi, apart = align_detectors(hsi)
             problem, alignment = align_or_follow(
                 hsi, guide, planned, preset, displacement, seed, where, on_step
             )
+            if apart is not None:
+                alignment = replace(alignment, found={**alignment.found, **apart.figures()})
         interpolation = interpolate(problem)
         with clock("stages"):
             estimate, results = run_stages(problem, interpolation, preset, on_step)
