@@ -20,7 +20,7 @@ from hsi_fuse.detectors import align_detectors
 from hsi_fuse.errors import AlignmentError, PresetError, SolveError
 from hsi_fuse.follow import as_followed, follow
 from hsi_fuse.grid import Grid
-from hsi_fuse.joint import register_pair
+from hsi_fuse.joint import Registered, register_pair
 from hsi_fuse.planning import Plan, plan
 from hsi_fuse.preset import Preset
 from hsi_fuse.problem import Estimate, OnStep, Problem, StageResult, silent
@@ -28,6 +28,7 @@ from hsi_fuse.raster import Raster
 from hsi_fuse.read import Guide
 from hsi_fuse.record import Clock, provenance_of, recorded
 from hsi_fuse.refusal import improbable, not_found
+from hsi_fuse.register import RegisterOptions
 from hsi_fuse.registration import registration_figures
 from hsi_fuse.stages import STAGES
 from hsi_fuse.subspace import estimate_noise, interpolate, upsample
@@ -255,25 +256,39 @@ def align(
     start = Affine.translation(-left, -top) * planned.start
     values = torch.from_numpy(np.ascontiguousarray(hsi.values[hsi.good_bands])).to(device)  # (n, h, w)
     weight = torch.from_numpy(hsi.valid).to(values)
-    try:
-        found = register_pair(
+
+    def register(image: Raster, how: RegisterOptions) -> Registered:
+        return register_pair(
             values,
             weight,
-            window,
+            image,
             start,
             planned.displacement,
             scale,
             georeferenced,
-            options,
+            how,
             preset.sense,
             lambda turn, turns: on_step("align", turn, turns, 0.0),
         )
+
+    def mirrored() -> bool:
+        """Whether the guide shows the place when it is flipped; only asked where it may lie anyhow."""
+        flipped = replace(window, values=window.values[..., ::-1].copy(), valid=window.valid[:, ::-1].copy())
+        try:
+            found = register(flipped, replace(options, local=False))
+        except AlignmentError:
+            return False
+        return found.evidence.probability >= options.least_probability
+
+    try:
+        found = register(window, options)
     except AlignmentError as failure:
         if options.model == "none":
             raise
-        raise not_found(failure, hsi, guide, window, start, planned, options) from failure
+        flip = not georeferenced and mirrored()
+        raise not_found(failure, hsi, guide, window, start, planned, options, flip) from failure
     if found.evidence.probability < options.least_probability:
-        raise improbable(found, hsi, guide, start, planned, options)
+        raise improbable(found, hsi, guide, start, planned, options, not georeferenced and mirrored())
     # what shows something else than the HSI is no guide; mere edges that fit badly stay one
     other = rejected(found.confidence).repeat(scale, 0).repeat(scale, 1)
     usable = np.where(other, np.float32(0), found.guide_weight)

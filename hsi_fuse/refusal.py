@@ -53,7 +53,13 @@ class Attempt:
 
 
 def improbable(
-    found: Registered, hsi: Raster, guide: Guide, start: Affine, planned: Plan, options: RegisterOptions
+    found: Registered,
+    hsi: Raster,
+    guide: Guide,
+    start: Affine,
+    planned: Plan,
+    options: RegisterOptions,
+    mirrored: bool = False,
 ) -> RefusedError:
     """The error for a mapping that was found but is too improbable.
 
@@ -66,6 +72,8 @@ def improbable(
         HSI pixel -> guide pixel as `found` counts them, by the georeferencing.
     planned : Plan
     options : RegisterOptions
+    mirrored : bool
+        Whether the flipped guide shows the place.
     """
     figures = registration_figures(found, start, hsi.grid, planned.scale)
     searched = _searched(hsi, guide, options)
@@ -76,6 +84,8 @@ def improbable(
         f"and its probability is {found.evidence.probability:.2g} (at least {options.least_probability:g} is "
         f"asked for); {_advice(searched)}; --set align.least_probability=0 insists"
     )
+    if mirrored:
+        message = _flip(guide)
     sensor = found.sensed.sensor
     values = torch.from_numpy(hsi.values[hsi.good_bands]).to(sensor.srf)
     seen = mix_bands(values, sensor.srf) + sensor.offset[:, None, None]  # (m, h, w)
@@ -103,6 +113,7 @@ def not_found(
     start: Affine,
     planned: Plan,
     options: RegisterOptions,
+    mirrored: bool = False,
 ) -> RefusedError:
     """The error for a search that came to nothing.
 
@@ -122,6 +133,8 @@ def not_found(
         f"{guide.path} does not seem to show the place of the HSI: {error} ({_spelt(searched)}); "
         f"{_advice(searched)}"
     )
+    if mirrored:
+        message = _flip(guide)
     wavelengths = None if hsi.wavelengths_nm is None else hsi.wavelengths_nm[hsi.good_bands].tolist()
     values = hsi.values[hsi.good_bands]
     step = _step(planned.target.shape)
@@ -134,6 +147,10 @@ def not_found(
         plain({"probability": None, "searched": asdict(searched)}),
     )
     return RefusedError(message, attempt)
+
+
+def _flip(guide: Guide) -> str:
+    return f"{guide.path} shows the place of the HSI, but mirrored: flip it from left to right and run again"
 
 
 def _searched(hsi: Raster, guide: Guide, options: RegisterOptions) -> Range:

@@ -50,11 +50,10 @@ def quick() -> Iterator[None]:
         yield
 
 
-def write(path: Path, values: np.ndarray, transform: Affine) -> None:
+def write(path: Path, values: np.ndarray, transform: Affine | None) -> None:
     shape = dict(zip(("count", "height", "width"), values.shape, strict=True))
-    with rasterio.open(
-        path, "w", driver="GTiff", dtype="float32", crs="EPSG:32632", transform=transform, **shape
-    ) as file:
+    where = {} if transform is None else {"crs": "EPSG:32632", "transform": transform}
+    with rasterio.open(path, "w", driver="GTiff", dtype="float32", **where, **shape) as file:
         file.write(values)
 
 
@@ -111,6 +110,16 @@ def test_the_probability_rises_with_what_speaks_for_the_place():
     assert Evidence(0.05, 1.5, 0.2, 0.05).probability < right.probability
     for extreme in (Evidence(0, 1e4, 1, 0), Evidence(1, -1e4, 0, math.inf)):
         assert 0 <= extreme.probability <= 1
+
+
+def test_a_mirrored_reference_is_refused_by_that_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(register, "CANDIDATES", 6)
+    pair = unregistered()
+    files = written(tmp_path, pair)
+    write(tmp_path / "scene.tif", hsi_of(pair).numpy(), None)
+    write(tmp_path / "camera.tif", pair.guide.numpy()[:, :, ::-1], None)
+    with pytest.raises(RefusedError, match="but mirrored: flip it"):
+        aligned(files, "align.free_scale=1.05")
 
 
 def test_without_a_fit_there_is_no_verdict(wrong):
