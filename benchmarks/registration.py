@@ -165,8 +165,7 @@ def resampled(pair: ObservedPair, found: Found) -> tuple[NDArray[np.float64], ND
     places = np.stack([found.columns, found.rows])
     shown, _ = shown_at(solid, places)
     guide = np.stack([map_coordinates(b, places[::-1] - 0.5, order=3, mode="mirror") for b in filled])
-    weight = shown.astype(float) if found.confidence is None else shown * found.confidence
-    return guide * shown, weight
+    return guide * shown, shown.astype(float)
 
 
 # --- the table ---------------------------------------------------------------------------------------------
