@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import binary_dilation, binary_opening, map_coordinates
 
-from hsi_fuse.fit import Fitted, robust_regression
+from hsi_fuse.fit import Fitted
+from hsi_fuse.robust import robust_regression
 from hsi_fuse.warp import Array, Observer
 
 NOISE_FACTOR = 3.0

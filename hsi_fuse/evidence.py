@@ -20,7 +20,7 @@ class Evidence:
     unexplained : float
         Share of the guide's variance that stays unexplained at pixels that took no part in the fit.
     information : float
-        What the HSI says of the guide there, nats for each pixel and band (see `fit.information`).
+        What the HSI says of the guide there, nats for each pixel and band (see `robust.information`).
     tied : float
         Share of blocks that find their own place near the mapping's.
     deviation_hsi_px : float

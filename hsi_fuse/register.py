@@ -12,8 +12,9 @@ import torch
 from affine import Affine
 
 from hsi_fuse.errors import AlignmentError
-from hsi_fuse.fit import POLYNOMIALS, Fitted, fit, information, robust_regression, student
+from hsi_fuse.fit import POLYNOMIALS, Fitted, fit
 from hsi_fuse.physics import gaussian_psf
+from hsi_fuse.robust import information, robust_regression, student
 from hsi_fuse.search import Range, search
 from hsi_fuse.warp import Observer, Pair
 

@@ -15,6 +15,7 @@ from affine import Affine
 from hsi_fuse import mapping_files
 from hsi_fuse.align import Alignment, resample, window_of
 from hsi_fuse.assess import plain
+from hsi_fuse.detectors import align_detectors
 from hsi_fuse.files import staged
 from hsi_fuse.grid import Grid
 from hsi_fuse.pipeline import align_or_follow, choose_device
@@ -95,7 +96,10 @@ def register_guide(
     with recorded() as warned:
         planned = plan(hsi, guide, scale)
         with clock("align"):
+            hsi, apart = align_detectors(hsi)
             _, alignment = align_or_follow(hsi, guide, planned, preset, displacement, seed, where, on_step)
+            if apart is not None:
+                alignment = replace(alignment, found={**alignment.found, **apart.figures()})
     return RegisteredGuide(
         guide,
         alignment,

@@ -19,7 +19,8 @@ from scipy.optimize import nnls
 from torch import Tensor
 
 from hsi_fuse.errors import AlignmentError
-from hsi_fuse.fit import Displacement, robust_regression
+from hsi_fuse.fit import Displacement
+from hsi_fuse.robust import robust_regression
 from hsi_fuse.warp import Array, Observer, Pair
 
 EXPONENTS = tuple(np.exp(np.linspace(np.log(0.35), np.log(3.5), 25)).tolist())

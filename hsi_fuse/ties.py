@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hsi_fuse.fit import Fitted, information, robust_regression, unexplained
+from hsi_fuse.fit import Fitted
+from hsi_fuse.robust import information, robust_regression, unexplained
 from hsi_fuse.warp import Array, Observer, Pair
 
 CHECK_HSI_PX = 2
@@ -109,7 +110,7 @@ class Prediction:
     left : float
         Share of the guide's variance.
     information : float
-        What the others say of them, nats for each pixel and band (see `fit.information`).
+        What the others say of them, nats for each pixel and band (see `robust.information`).
     errors : ndarray (h, w)
         Mean absolute error over bands, each in its own mean absolute deviation; nan elsewhere.
     """
