@@ -62,7 +62,7 @@ class Registered:
         mappings fitted without the tie point's own pixels. The same points: near a start that is far off no
         block finds its place.
     evidence : Evidence
-        What pixels that took no part in the fit say.
+        What pixels that took no part in the fit of the mapping say; responses and changes were found on all.
     responses : sequence of Response
         What made each guide band linear.
     """
