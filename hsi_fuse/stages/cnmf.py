@@ -17,6 +17,8 @@ from hsi_fuse.vca import vertices
 TINY = 1e-12
 SUBSPACE = 24
 """Dimensions in which the gaps of the guide are filled."""
+BLOCK_PIXELS = 1 << 13
+"""Pixels updated at a time: the updates are many and simple, and what they cost is the way to memory."""
 
 
 @dataclass(frozen=True)
@@ -65,17 +67,18 @@ class Cnmf:
 
         spectra = hsi[:, vertices(hsi, self.endmembers, problem.seed)].clamp_min(TINY)  # (n, K)
         even = hsi.new_full((spectra.shape[1], hsi.shape[1]), 1 / spectra.shape[1])
-        _, abundances = self._unmix(hsi, spectra, even, learn=False)
-        spectra, abundances = self._unmix(hsi, spectra, abundances, learn=True)
+        spectra, abundances = self._unmix(hsi, spectra, self._mixed(hsi, spectra, even))
         sharp = upsample(abundances.view(-1, *coarse), ratio).clamp_min(1e-6).flatten(1)  # (K, HW)
         rounds = self.rounds if int(support.sum()) >= spectra.shape[1] else 0
         for step in range(1, rounds + 1):
-            _, sharp = self._unmix(guide, mixing @ spectra, sharp, learn=True)
+            _, sharp = self._unmix(guide, mixing @ spectra, sharp)
             abundances = blur_down(sharp.view(-1, *fine), psf, ratio).flatten(1)
+            known = abundances[:, support]
+            cross, gram = hsi[:, support] @ known.T, known @ known.T
             for _ in range(self.updates):
-                spectra = _better_spectra(hsi[:, support], spectra, abundances[:, support])
+                spectra = _better_spectra(cross, spectra, gram)
             on_step("cnmf", step, self.rounds, 0.0)
-        _, abundances = self._unmix(hsi, spectra, abundances, learn=False)
+        abundances = self._mixed(hsi, spectra, abundances)
         plain = upsample(abundances.view(-1, *coarse), ratio).clamp_min(0)
         sharp = keep_guided(problem, sharp.view(-1, *fine), plain)
         on_step("cnmf", self.rounds, self.rounds, 0.0)
@@ -83,21 +86,48 @@ class Cnmf:
         products = {"endmembers": estimate.basis, "abundances": sharp}
         return StageResult(estimate, {"kept": True, "endmembers": len(sharp)}, (), products)
 
-    def _unmix(self, data: Tensor, spectra: Tensor, abundances: Tensor, learn: bool) -> tuple[Tensor, Tensor]:
-        """Update abundances (K, N), and the spectra (b, K) too where they `learn`, on data (b, N)."""
-        weight = self.sum_to_one * data.square().sum(0).mean().sqrt()
-        wanted = torch.cat([data, weight.expand(1, data.shape[1])])
+    def _unmix(self, data: Tensor, spectra: Tensor, abundances: Tensor) -> tuple[Tensor, Tensor]:
+        """Update spectra (b, K) and abundances (K, N) in turn on data (b, N)."""
+        rows = torch.split(self._lifted(data, data), BLOCK_PIXELS, 1)
+        blocks = [part.clone() for part in torch.split(abundances, BLOCK_PIXELS, 1)]
         for _ in range(self.updates):
-            if learn:
-                spectra = _better_spectra(data, spectra, abundances)
-            seen = torch.cat([spectra, weight.expand(1, spectra.shape[1])])
-            abundances = abundances * (seen.T @ wanted) / (seen.T @ seen @ abundances + TINY)
-        return spectra, abundances
+            cross = torch.stack([y[:-1] @ a.T for y, a in zip(rows, blocks, strict=True)]).sum(0)
+            spectra = _better_spectra(cross, spectra, torch.stack([a @ a.T for a in blocks]).sum(0))
+            seen = self._lifted(spectra, data)
+            gram = seen.T @ seen
+            for y, a in zip(rows, blocks, strict=True):
+                _improve(a, seen.T @ y, gram)
+        return spectra, torch.cat(blocks, 1)
+
+    def _mixed(self, data: Tensor, spectra: Tensor, abundances: Tensor) -> Tensor:
+        """Update abundances (K, N) of known spectra (b, K) on data (b, N)."""
+        seen = self._lifted(spectra, data)
+        gram, blocks = seen.T @ seen, []
+        rows = torch.split(self._lifted(data, data), BLOCK_PIXELS, 1)
+        for y, start in zip(rows, torch.split(abundances, BLOCK_PIXELS, 1), strict=True):
+            cross, a = seen.T @ y, start.clone()
+            for _ in range(self.updates):
+                _improve(a, cross, gram)
+            blocks.append(a)
+        return torch.cat(blocks, 1)
+
+    def _lifted(self, spectra: Tensor, data: Tensor) -> Tensor:
+        """Spectra (b, N) above the row of constants that holds mixtures of `data` to sum-to-one."""
+        constant = self.sum_to_one * data.square().sum(0).mean().sqrt()
+        return torch.cat([spectra, constant.expand(1, spectra.shape[1])])
 
 
-def _better_spectra(data: Tensor, spectra: Tensor, abundances: Tensor) -> Tensor:
-    """One multiplicative update of spectra (b, K) towards data (b, N) (Lee and Seung, NIPS 2001)."""
-    return spectra * (data @ abundances.T) / (spectra @ (abundances @ abundances.T) + TINY)
+def _improve(abundances: Tensor, cross: Tensor, gram: Tensor) -> None:
+    """One multiplicative update of abundances (K, N), in place (Lee and Seung, NIPS 2001)."""
+    abundances.mul_(cross / (gram @ abundances).add_(TINY))
+
+
+def _better_spectra(cross: Tensor, spectra: Tensor, gram: Tensor) -> Tensor:
+    """One multiplicative update of spectra (b, K) (Lee and Seung, NIPS 2001).
+
+    `cross` is data times transposed abundances (b, K), `gram` abundances times their transpose (K, K).
+    """
+    return spectra * cross / (spectra @ gram + TINY)
 
 
 def _positive_guide(problem: Problem) -> tuple[Tensor, Tensor]:

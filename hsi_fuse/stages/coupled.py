@@ -18,6 +18,7 @@ from hsi_fuse.stages.map import mean_estimate
 from hsi_fuse.stages.sylvester import interpolation_error
 from hsi_fuse.subspace import Subspace, fill_nearest, problem_subspace
 
+LARGEST_CROP_PX, LEAST_CROP_HSI_PX = 128, 4
 LEAST_SUPPORT = 64
 """HSI pixels under the guide below which there is nothing to learn from."""
 BLOCK_PIXELS = 1 << 18
@@ -106,7 +107,7 @@ class Coupled(MapOptions):
     endmembers : int
         0: two more than the subspace has dimensions.
     crop_hsi_px : int
-        Side of the training crops.
+        Side of the training crops; smaller where that would be more than `LARGEST_CROP_PX` fine pixels.
     held_out : float
         Fraction of HSI pixels that decide when to stop.
     imitate : int
@@ -197,7 +198,9 @@ class Coupled(MapOptions):
         guide = standardise(fill_nearest(problem.guide, problem.guide_weight), problem.guide_weight)
         mixing = sensor.srf @ subspace.basis
         known = sensor.offset + sensor.srf @ subspace.mean
-        crops = _Crops(usable, self.crop_hsi_px, -(-max(psf_padding(psf.shape[0], ratio), 0) // ratio), ratio)
+        ring = -(-max(psf_padding(psf.shape[0], ratio), 0) // ratio)
+        side = min(self.crop_hsi_px, max(LARGEST_CROP_PX // ratio, LEAST_CROP_HSI_PX + 2 * ring))
+        crops = _Crops(usable, side, ring, ratio)
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(problem.seed)
