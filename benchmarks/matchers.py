@@ -26,7 +26,7 @@ from hsi_fuse.joint import register_pair
 from hsi_fuse.physics import mix_bands
 from hsi_fuse.raster import Raster
 from hsi_fuse.register import RegisterOptions
-from hsi_fuse.sense import SenseOptions
+from hsi_fuse.sense import Sensing
 from hsi_fuse.simulate import FWHM_PER_SIGMA, ObservedPair
 from hsi_fuse.subspace import fill_nearest, upsample
 
@@ -71,7 +71,7 @@ def ours(pair: ObservedPair) -> Found:
         ratio,
         pair.georeferenced,
         RegisterOptions(),
-        SenseOptions(),
+        Sensing(),
     )
     x, y = (np.arange(side) + 0.5 for side in (width, height))
     columns, rows = warp.apply(found.hsi_to_guide * Affine.scale(1 / ratio), *np.meshgrid(x, y))

@@ -27,7 +27,7 @@ from hsi_fuse.physics import mix_bands
 from hsi_fuse.pipeline import run_stages
 from hsi_fuse.preset import Preset, load_preset
 from hsi_fuse.problem import Estimate, Problem, silent
-from hsi_fuse.sense import sense
+from hsi_fuse.sense import Sensing, sense
 from hsi_fuse.simulate import ObservedPair, find_protocol, observe
 from hsi_fuse.subspace import estimate_noise, interpolate
 
@@ -136,7 +136,7 @@ def problem_of(pair: ObservedPair, sensor: str, seed: int, preset: Preset) -> Pr
     model, guide_noise = pair.sensor, _at_least(pair.guide_noise, pair.guide)
     if sensor == "blind":
         ratio = pair.sensor.ratio
-        sensed = sense(pair.hsi, hsi_weight, pair.guide, guide_weight, ratio, preset.sense)
+        sensed = sense(pair.hsi, hsi_weight, pair.guide, guide_weight, ratio, Sensing(preset.sense))
         model, guide_noise = sensed.sensor, _at_least(sensed.guide_noise, pair.guide)
     noise = estimate_noise(pair.hsi, hsi_weight)
     return Problem(pair.hsi, hsi_weight, pair.guide, guide_weight, model, noise, guide_noise, seed)

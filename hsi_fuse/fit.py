@@ -19,8 +19,7 @@ from scipy.linalg import cho_factor, cho_solve
 
 from hsi_fuse.errors import AlignmentError
 from hsi_fuse.field import Splines
-from hsi_fuse.robust import Weigh, robust_regression, unexplained
-from hsi_fuse.sense import tukey
+from hsi_fuse.robust import Weigh, robust_regression, tukey, unexplained
 from hsi_fuse.warp import Observer, Seen
 
 Array = NDArray[np.float64]

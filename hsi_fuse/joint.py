@@ -15,11 +15,10 @@ from hsi_fuse.align import resample
 from hsi_fuse.confidence import confidence_map, rejected
 from hsi_fuse.evidence import Evidence
 from hsi_fuse.fit import Displacement, Fitted, fit
-from hsi_fuse.physics import gaussian_psf
 from hsi_fuse.raster import Raster
 from hsi_fuse.register import RegisterOptions, locate
 from hsi_fuse.response import Response, fit_responses, linearised
-from hsi_fuse.sense import Sensed, SenseOptions, sense
+from hsi_fuse.sense import Sensed, Sensing, sense
 from hsi_fuse.subspace import estimate_noise, fill_nearest, fit_subspace
 from hsi_fuse.ties import Prediction, checkerboard, number_of_blocks, predicted, tie_points
 from hsi_fuse.warp import Array, Observer, Pair, on_lattice
@@ -89,7 +88,7 @@ def register_pair(
     ratio: int,
     georeferenced: bool,
     options: RegisterOptions,
-    sense_options: SenseOptions,
+    sensing: Sensing,
     on_turn: Callable[[int, int], None] = lambda turn, turns: None,
 ) -> Registered:
     """Register an HSI (n, h, w) and a guide, and learn both sensors.
@@ -122,7 +121,7 @@ def register_pair(
     pair = Pair(subspace.project(fill_nearest(values, weight)), weight, native, valid, start, bend)
     shape = (pair.shape[0] * ratio, pair.shape[1] * ratio)
     base = start if options.model == "none" else locate(_simplified(pair), options, georeferenced)
-    psf = gaussian_psf(ratio, float(ratio)).to(values)
+    psf = sensing.first_psf(ratio).to(values)
     still = Displacement.none(pair.shape)
     responses = [Response(0.0, 1.0)] * len(native)
     state = _State(pair, base, still, responses, values.double().cpu().numpy(), weight)
@@ -161,7 +160,7 @@ def register_pair(
             torch.from_numpy(fine).to(values),
             torch.from_numpy(fine_weight).to(values),
             ratio,
-            sense_options,
+            sensing,
         )
         psf = sensed.sensor.psf
         if hopeless or (turn and moved < SETTLED_HSI_PX):

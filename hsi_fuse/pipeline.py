@@ -21,6 +21,7 @@ from hsi_fuse.errors import AlignmentError, PresetError, SolveError
 from hsi_fuse.follow import as_followed, follow
 from hsi_fuse.grid import Grid
 from hsi_fuse.joint import Registered, register_pair
+from hsi_fuse.known import KnownSensor
 from hsi_fuse.planning import Plan, plan
 from hsi_fuse.preset import Preset
 from hsi_fuse.problem import Estimate, OnStep, Problem, StageResult, silent
@@ -30,6 +31,7 @@ from hsi_fuse.record import Clock, provenance_of, recorded
 from hsi_fuse.refusal import improbable, not_found
 from hsi_fuse.register import RegisterOptions
 from hsi_fuse.registration import registration_figures
+from hsi_fuse.sense import Sensing
 from hsi_fuse.stages import STAGES
 from hsi_fuse.subspace import estimate_noise, interpolate, upsample
 from hsi_fuse.uncertainty import Uncertainty, calibrate
@@ -131,6 +133,7 @@ def fuse(
     preset: Preset,
     *,
     scale: int | None = None,
+    known: KnownSensor | None = None,
     displacement: str | Path | None = None,
     uncertainty: bool = False,
     device: str = "auto",
@@ -147,6 +150,8 @@ def fuse(
     preset : Preset
     scale : int, optional
         Fine pixels per HSI pixel; default from the ground sampling distances.
+    known : KnownSensor, optional
+        What of the sensors need not be learned (`known.known_sensor`).
     displacement : path, optional
         A displacement file (see `mapping_files`) to follow instead of searching the mapping.
     uncertainty : bool
@@ -170,7 +175,7 @@ def fuse(
     where = choose_device(device)
     torch.manual_seed(seed)
     with recorded() as warned:
-        planned = plan(hsi, guide, scale)
+        planned = plan(hsi, guide, scale, known)
         with clock("align"):
             hsi, apart = align_detectors(hsi)
             problem, alignment = align_or_follow(
@@ -267,7 +272,7 @@ def align(
             scale,
             georeferenced,
             how,
-            preset.sense,
+            Sensing(preset.sense, planned.known),
             lambda turn, turns: on_step("align", turn, turns, 0.0),
         )
 

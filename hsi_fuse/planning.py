@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from hsi_fuse.align import start_mapping
 from hsi_fuse.errors import GridError, HsiFuseWarning
 from hsi_fuse.grid import Grid
+from hsi_fuse.known import KnownSensor
 from hsi_fuse.raster import Raster
 from hsi_fuse.read import Guide
 
@@ -39,6 +40,8 @@ class Plan:
         Rough peak.
     facts : mapping
         All of it in words and figures.
+    known : KnownSensor
+        What of the sensors need not be learned.
     """
 
     scale: int
@@ -49,13 +52,14 @@ class Plan:
     guide_gsd_hsi_px: float
     memory_bytes: int
     facts: Mapping[str, Any]
+    known: KnownSensor = field(default_factory=KnownSensor)
 
     def to_dict(self) -> dict[str, Any]:
         """The facts, JSON-ready."""
         return dict(self.facts)
 
 
-def plan(hsi: Raster, guide: Guide, scale: int | None = None) -> Plan:
+def plan(hsi: Raster, guide: Guide, scale: int | None = None, known: KnownSensor | None = None) -> Plan:
     """Look at a pair without fusing it.
 
     Parameters
@@ -64,11 +68,12 @@ def plan(hsi: Raster, guide: Guide, scale: int | None = None) -> Plan:
     guide : Guide
     scale : int, optional
         Default: the ratio of the ground sampling distances, rounded.
+    known : KnownSensor, optional
 
     Raises
     ------
     GridError
-        The guide is not finer than the HSI, or `scale` is below 1.
+        The guide is not finer than the HSI, `scale` is below 1, or a known PSF does not fit it.
     AlignmentError
         The guide does not reach the HSI's ground.
     """
@@ -93,6 +98,8 @@ def plan(hsi: Raster, guide: Guide, scale: int | None = None) -> Plan:
             f"--scale {chosen} asks for finer pixels than the reference has (ratio {ratio:.2f}): "
             "it adds no detail there"
         )
+    known = known or KnownSensor()
+    known.kernel(chosen)  # a PSF that does not fit is an error now rather than later
     target = hsi.grid.refine(chosen)
     if target.crs is None and hsi.grid.georeferenced:
         target = replace(target, crs=guide.grid.crs)  # as `start_mapping` assumed, and warned
@@ -116,12 +123,13 @@ def plan(hsi: Raster, guide: Guide, scale: int | None = None) -> Plan:
         },
         "reference": {**_describe(guide.grid), "bands": guide.bands, "units": guide.dtype},
         "product": {**_describe(target), "scale": chosen, "bands": hsi.bands},
+        "sensors": known.words(),
         "ratio": round(ratio, 3),
         "overlap": f"{100 * overlap:.0f} % of the HSI's valid pixels lie on the reference before matching",
         "memory": f"about {memory / 1e9:.1f} GB",
         "time": f"about {_seconds(fine):.0f} s on two cores with the preset `fast`",
     }
-    return Plan(chosen, target, start, displacement, overlap, 1 / ratio, memory, facts)
+    return Plan(chosen, target, start, displacement, overlap, 1 / ratio, memory, facts, known)
 
 
 def _warn(text: str) -> None:

@@ -18,6 +18,7 @@ from hsi_fuse.assess import plain
 from hsi_fuse.detectors import align_detectors
 from hsi_fuse.files import staged
 from hsi_fuse.grid import Grid
+from hsi_fuse.known import KnownSensor
 from hsi_fuse.pipeline import align_or_follow, choose_device
 from hsi_fuse.planning import plan
 from hsi_fuse.preset import Preset
@@ -80,6 +81,7 @@ def register_guide(
     preset: Preset,
     *,
     scale: int | None = None,
+    known: KnownSensor | None = None,
     displacement: str | Path | None = None,
     device: str = "auto",
     seed: int = 0,
@@ -94,7 +96,7 @@ def register_guide(
     where = choose_device(device)
     torch.manual_seed(seed)
     with recorded() as warned:
-        planned = plan(hsi, guide, scale)
+        planned = plan(hsi, guide, scale, known)
         with clock("align"):
             hsi, apart = align_detectors(hsi)
             _, alignment = align_or_follow(hsi, guide, planned, preset, displacement, seed, where, on_step)

@@ -9,8 +9,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hsi_fuse.sense import tukey
-
 Array = NDArray[np.float64]
 Weigh = Callable[[Tensor], Tensor]
 
@@ -18,6 +16,16 @@ FREEDOM = 2.0
 """Degrees of freedom of Student's t."""
 SCALE_ROUNDS = 20
 ROUNDS_OF_WEIGHTS = 3
+ROBUST_ROUNDS = 4
+TUKEY = 4.7
+"""Tukey's biweight constant in standard deviations: 95 % efficient on Gaussian residuals."""
+
+
+def tukey(residual: Tensor) -> Tensor:
+    """Tukey's biweight of residuals (m, N), the worst band of each pixel: (N,)."""
+    scale = 1.4826 * residual.abs().median(1, keepdim=True).values
+    u = (residual / (TUKEY * scale).clamp_min(1e-30)).abs().amax(0)
+    return (1 - u.clamp_max(1) ** 2) ** 2
 
 
 def unexplained(values: Array, residual: Array, support: Array) -> float:

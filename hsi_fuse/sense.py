@@ -8,27 +8,29 @@ non-negative, smooth least-squares fit.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from scipy.optimize import minimize, nnls
+from scipy.optimize import minimize
 from scipy.stats import chi2
 from torch import Tensor
 
 from hsi_fuse.errors import AlignmentError
+from hsi_fuse.known import KnownSensor
 from hsi_fuse.physics import blur_down, gaussian_psf
+from hsi_fuse.robust import ROBUST_ROUNDS, tukey
 from hsi_fuse.sensor import Sensor
+from hsi_fuse.srf_fit import SrfPrior, fit_srf, strips
 from hsi_fuse.subspace import estimate_noise, fill_nearest, fit_subspace
 
 Array = NDArray[np.float64]
 FLATTEST = 0.02
-ROBUST_ROUNDS = 4
+NARROWEST_PX = 1.0
+"""FWHM that a PSF may always have, fine pixels."""
 PSF_ROUNDS = 4
-TUKEY = 4.7
-"""Tukey's biweight constant in standard deviations: 95 % efficient on Gaussian residuals."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ class SenseOptions:
     Attributes
     ----------
     psf_fwhm_hsi_px : pair of float
-        Range in which the PSF's full width at half maximum is sought, in HSI pixels.
+        Range in which the PSF's full width at half maximum is sought, in HSI pixels; from one fine pixel on
+        where that is less.
     dimensions : int
         Size of the HSI subspace that explains the guide while the PSF is sought.
     folds : int
@@ -51,6 +54,25 @@ class SenseOptions:
     dimensions: int = 10
     folds: int = 4
     crop_hsi_px: int = 192
+
+
+@dataclass(frozen=True)
+class Sensing:
+    """How the sensors of a pair are learned, and what of them need not be.
+
+    Attributes
+    ----------
+    options : SenseOptions
+    known : KnownSensor
+    """
+
+    options: SenseOptions = field(default_factory=SenseOptions)
+    known: KnownSensor = field(default_factory=KnownSensor)
+
+    def first_psf(self, ratio: int) -> Tensor:
+        """The PSF (p, p) to begin with: the known one, or one as wide as an HSI pixel."""
+        known = self.known.kernel(ratio)
+        return gaussian_psf(ratio, float(ratio)) if known is None else known
 
 
 @dataclass(frozen=True)
@@ -74,7 +96,7 @@ def sense(
     guide: Tensor,
     guide_weight: Tensor,
     ratio: int,
-    options: SenseOptions | None = None,
+    how: Sensing | None = None,
 ) -> Sensed:
     """Estimate SRF, radiometric offset and PSF of a registered pair.
 
@@ -85,27 +107,39 @@ def sense(
     guide : Tensor (m, ratio h, ratio w)
     guide_weight : Tensor (ratio h, ratio w)
     ratio : int
-    options : SenseOptions, optional
+    how : Sensing, optional
 
     Raises
     ------
+    GridError
+        A known PSF does not fit the ratio.
     AlignmentError
         Fewer than 3 (dimensions + 1) HSI pixels lie fully under the guide.
     """
-    options = options or SenseOptions()
+    how = how or Sensing()
+    options, known = how.options, how.known
     hsi, hsi_weight, guide, guide_weight = _window(hsi, hsi_weight, guide, guide_weight, ratio, options)
     noise = estimate_noise(hsi, hsi_weight)
     guide = fill_nearest(guide, guide_weight)
     subspace = fit_subspace(hsi, hsi_weight, noise, options.dimensions)
     low = subspace.project(hsi)
-    psf, shape = _fit_psf(low, hsi_weight, guide, guide_weight, ratio, options)
+    given = known.kernel(ratio)
+    if given is None:
+        psf, shape = _fit_psf(low, hsi_weight, guide, guide_weight, ratio, options)
+    else:
+        psf, shape = given.to(hsi), {"psf": "given"}
 
     support = supported(guide_weight, hsi_weight, psf, ratio)
     _need(support, 3 * (len(low) + 1))
     seen = blur_down(guide, psf, ratio)[:, support].double().cpu().numpy()  # (m, N)
     spectra = (torch.tensordot(subspace.basis, low, 1) + subspace.mean[:, None, None])[:, support]
-    srf, offset, left, smoothness = _fit_srf(
-        spectra.double().cpu().numpy(), seen, _folds(support, options.folds), noise.double().cpu().numpy()
+    prior = SrfPrior.of(known, len(guide), len(hsi))
+    srf, offset, left, strength = fit_srf(
+        spectra.double().cpu().numpy(),
+        seen,
+        strips(support, options.folds),
+        noise.double().cpu().numpy(),
+        prior,
     )
     fine = _pixel_noise(guide, guide_weight)
     hsi_part = (srf**2) @ noise.double().cpu().numpy() ** 2
@@ -114,7 +148,7 @@ def sense(
     found: dict[str, object] = {
         **shape,
         "hsi_pixels": int(support.sum()),
-        "srf_smoothness": smoothness,
+        **prior.found(srf, strength),
         "srf_explained": [float(v) for v in 1 - left**2 / np.maximum(variance, 1e-30)],
         "gain": [float(v) for v in srf.sum(1)],
         "offset": [float(v) for v in offset],
@@ -168,18 +202,12 @@ def _unexplained(design: Tensor, seen: Tensor, weight: Tensor) -> tuple[Tensor, 
     return residual, (residual**2 * weight).sum(1) / total.clamp_min(1e-30)
 
 
-def tukey(residual: Tensor) -> Tensor:
-    """Tukey's biweight of residuals (m, N), the worst band of each pixel: (N,)."""
-    scale = 1.4826 * residual.abs().median(1, keepdim=True).values
-    u = (residual / (TUKEY * scale).clamp_min(1e-30)).abs().amax(0)
-    return (1 - u.clamp_max(1) ** 2) ** 2
-
-
 def _fit_psf(
     low: Tensor, hsi_weight: Tensor, guide: Tensor, guide_weight: Tensor, ratio: int, options: SenseOptions
 ) -> tuple[Tensor, dict[str, object]]:
     """An anisotropic Gaussian PSF by variable projection over its two widths and its angle."""
     smallest, largest = (f * ratio for f in options.psf_fwhm_hsi_px)
+    smallest = min(smallest, NARROWEST_PX)
     # a kernel is 2.7 widths wide, stretched by its aspect, and must not reach over the whole image
     largest = max(min(largest, 0.25 * min(guide.shape[1:])), smallest)
     # HSI pixels that no trial PSF takes off the guide, unless that leaves too few
@@ -242,69 +270,6 @@ def _need(support: Tensor, needed: int) -> None:
             f"only {found} HSI pixels lie fully under the reference, learning the sensors needs {needed}: "
             "use a larger scene or a reference that covers more of it"
         )
-
-
-def _folds(support: Tensor, folds: int) -> NDArray[np.int64]:
-    """Spatial fold (strips of rows) of each supported HSI pixel."""
-    rows = torch.nonzero(support)[:, 0].cpu().numpy()
-    order = np.argsort(rows, kind="stable")
-    fold = np.empty(len(rows), np.int64)
-    fold[order] = np.arange(len(rows)) * folds // max(len(rows), 1)
-    return fold
-
-
-def _fit_srf(
-    spectra: Array, seen: Array, fold: NDArray[np.int64], noise: Array
-) -> tuple[Array, Array, Array, list[float]]:
-    """Non-negative, smooth, robust: srf (m, n), offset (m,), residual deviation (m,), smoothness (m,).
-
-    Minimises sum_i w_i (y_i - r x_i - o)^2 + smoothness |second differences of r|^2 subject to r >= 0. The
-    smoothness is chosen for each guide band by spatial cross-validation, the weights w are Tukey's.
-    """
-    n, count = spectra.shape
-    scale = max(float(spectra.std()), 1e-30)
-    second = np.diff(np.eye(n), 2, axis=0) if n > 2 else np.zeros((0, n))
-    penalty = second.T @ second
-    srf, offset = np.zeros((len(seen), n)), np.zeros(len(seen))
-    left, chosen = np.zeros(len(seen)), []
-    grid = np.geomspace(1e-6, 1e2, 9)
-    for band, y in enumerate(seen):
-        weight = np.ones(count)
-
-        def solve(keep: Array, smoothness: float, y: Array = y) -> tuple[Array, float]:
-            total = keep.sum()
-            mean_x, mean_y = spectra @ keep / total, float(y @ keep / total)
-            centred = (spectra - mean_x[:, None]) / scale
-            gram = (centred * keep) @ centred.T / total + np.diag((noise / scale) ** 2) * 1e-3
-            cross = (centred * keep) @ (y - mean_y) / total
-            level = gram.trace() / n
-            system = gram + level * (smoothness * penalty + 1e-7 * np.eye(n))
-            factor = np.linalg.cholesky(system)
-            r = nnls(factor.T, np.linalg.solve(factor, cross), maxiter=30 * n)[0] / scale
-            return r, mean_y - float(r @ mean_x)
-
-        def held_out(smoothness: float, y: Array = y, weight: Array = weight) -> float:
-            error = 0.0
-            for k in range(int(fold.max()) + 1):
-                inside = fold == k
-                r, o = solve(weight * ~inside, smoothness)
-                error += float((weight[inside] * (y[inside] - r @ spectra[:, inside] - o) ** 2).sum())
-            return error
-
-        r, o = solve(weight, grid[4])
-        for _ in range(ROBUST_ROUNDS):
-            weight = tukey(torch.from_numpy((y - r @ spectra - o)[None])).numpy()
-            r, o = solve(weight, grid[4])
-        scores = [held_out(s, weight=weight) for s in grid]
-        best = int(np.argmin(scores))
-        # the smoothest within a hair of the best: equal evidence, simpler curve
-        best = max(i for i, s in enumerate(scores) if s <= 1.01 * scores[best])
-        r, o = solve(weight, grid[best])
-        srf[band], offset[band] = r, o
-        residual = y - r @ spectra - o
-        left[band] = np.sqrt(float((weight * residual**2).sum() / weight.sum()))
-        chosen.append(float(grid[best]))
-    return srf, offset, left, chosen
 
 
 def _pixel_noise(guide: Tensor, weight: Tensor, block: int = 8) -> Array:

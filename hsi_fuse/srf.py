@@ -106,6 +106,6 @@ def _summing_to_one(
         missing = [f"{a:g}-{b:g}" for (a, b), t in zip(edges_nm, total[:, 0], strict=True) if t == 0]
         raise ReadError(
             f"no band of the cube lies within the guide band {', '.join(missing)} nm "
-            f"(the cube: {np.min(wavelengths_nm):g}-{np.max(wavelengths_nm):g} nm); choose another protocol"
+            f"(the cube: {np.min(wavelengths_nm):g}-{np.max(wavelengths_nm):g} nm)"
         )
     return torch.from_numpy((response / total).astype(np.float32))

@@ -12,8 +12,7 @@ from hsi_fuse import fit as module
 from hsi_fuse.errors import AlignmentError
 from hsi_fuse.field import Splines
 from hsi_fuse.fit import Displacement, fit
-from hsi_fuse.robust import information, robust_regression, student, unexplained
-from hsi_fuse.sense import tukey
+from hsi_fuse.robust import information, robust_regression, student, tukey, unexplained
 from hsi_fuse.warp import Observer, Pair
 
 CENTRE = (RATIO * COLUMNS / 2 + MARGIN, RATIO * ROWS / 2 + MARGIN)

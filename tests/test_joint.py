@@ -29,7 +29,7 @@ from hsi_fuse.joint import Registered, register_pair
 from hsi_fuse.physics import blur_down
 from hsi_fuse.register import RegisterOptions
 from hsi_fuse.registration import registration_figures
-from hsi_fuse.sense import SenseOptions
+from hsi_fuse.sense import Sensing
 from hsi_fuse.warp import Pair, on_lattice
 
 CENTRE = (RATIO * COLUMNS / 2 + MARGIN, RATIO * ROWS / 2 + MARGIN)
@@ -58,7 +58,7 @@ def quick():
 def registered(pair: Pair, on_turn: OnTurn = lambda turn, turns: None, **options: object) -> Registered:
     return register_pair(
         hsi_of(pair), pair.low_weight, window_of(pair), pair.start, pair.bend, RATIO, True,
-        RegisterOptions(**options), SenseOptions(), on_turn,
+        RegisterOptions(**options), Sensing(), on_turn,
     )  # fmt: skip
 
 
@@ -223,9 +223,7 @@ def test_values_without_weight_change_nothing():
         values = torch.where(weight > 0, values, size * noise)
         garbage = (size * rng.standard_normal(window.values.shape)).astype(np.float32)
         window = replace(window, values=np.where(valid, window.values, garbage), valid=valid)
-        made.append(
-            register_pair(values, weight, window, pair.start, None, RATIO, True, options, SenseOptions())
-        )
+        made.append(register_pair(values, weight, window, pair.start, None, RATIO, True, options, Sensing()))
     assert bytes_of(made[0]) == bytes_of(made[1])
     assert rms(astray(pair, made[0].fitted.base, made[0].fitted.shift, SHEARED, waves)) < 0.3
     assert 0 < (made[0].guide_weight == 0).mean() < 0.5
