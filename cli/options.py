@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from hsi_fuse.threads import thread_environment
+
 from .console import State
+
+if TYPE_CHECKING:
+    from hsi_fuse.scene import RunSettings
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -67,7 +72,7 @@ def _products(context: click.Context, parameter: click.Parameter, given: str | N
 
 pair = stacked(click.argument("hsi", type=PATH), click.argument("ref", type=PATH))
 
-raster = stacked(
+form = stacked(
     click.option(
         "-f",
         "--format",
@@ -83,8 +88,8 @@ raster = stacked(
         callback=_creation_options,
         help="Creation option of the raster driver; repeatable.",
     ),
-    click.option("--overwrite", is_flag=True, help="Replace outputs that exist."),
 )
+raster = stacked(form, click.option("--overwrite", is_flag=True, help="Replace outputs that exist."))
 products = click.option(
     "--products",
     metavar="NAME,...|all",
@@ -131,6 +136,19 @@ machine = stacked(
     ),
     click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all]"),
 )
+settings = stacked(
+    form,
+    products,
+    click.option(
+        "--nodata", type=float, help="Value that marks no data in the output.  [default: the HSI's]"
+    ),
+    scale,
+    preset,
+    overrides,
+    wavelengths,
+    machine,
+)
+"""All of `scene.RunSettings`; `run_settings` makes it of them."""
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, and only JSON, to stdout.")
 loudness = stacked(
     click.option(
@@ -161,13 +179,25 @@ def output_and_form(output: Path | None, form: str | None, otherwise: str) -> tu
 
 def limit_threads(threads: int | None) -> None:
     """Before torch, numpy and scipy are imported."""
-    # threads that spin while they wait slow each other down many times on a busy workstation
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    if threads is None:
-        return
-    # numpy's and scipy's BLAS read these when they load, which has not happened yet
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = str(threads)
-    import torch
+    os.environ.update(thread_environment(threads))
+    if threads is not None:
+        import torch
 
-    torch.set_num_threads(threads)
+        torch.set_num_threads(threads)
+
+
+def run_settings(
+    form: str, preset: str, overrides: tuple[str, ...], creation_options: dict[str, str], **rest: Any
+) -> RunSettings:
+    """What the options `settings` say, as one object. Imports torch, within the threads they allow."""
+    limit_threads(rest["threads"])
+
+    from hsi_fuse.preset import load_preset
+    from hsi_fuse.scene import RunSettings
+
+    return RunSettings(
+        load_preset(preset, overrides),
+        driver=DRIVERS[form],
+        creation_options=tuple(creation_options.items()),
+        **rest,
+    )

@@ -19,19 +19,23 @@ if TYPE_CHECKING:
     from hsi_fuse.products import save
     from hsi_fuse.read import open_guide, read_hsi
     from hsi_fuse.registered import RegisteredGuide, register_guide, save_registered
+    from hsi_fuse.scene import Job, RunSettings, run_scene
 
 __version__ = "0.1.0"
 
 # what the public names need (torch above all) is loaded on first use: `hsi-fuse --help` stays quick
 _HOMES = {
     "FusionResult": "pipeline",
+    "Job": "scene",
     "RegisteredGuide": "registered",
+    "RunSettings": "scene",
     "fuse": "pipeline",
     "plan": "pipeline",
     "load_preset": "preset",
     "open_guide": "read",
     "read_hsi": "read",
     "register_guide": "registered",
+    "run_scene": "scene",
     "save": "products",
     "save_registered": "registered",
 }
@@ -40,13 +44,16 @@ __all__ = [
     "FusionResult",
     "HsiFuseError",
     "HsiFuseWarning",
+    "Job",
     "RegisteredGuide",
+    "RunSettings",
     "fuse",
     "load_preset",
     "open_guide",
     "plan",
     "read_hsi",
     "register_guide",
+    "run_scene",
     "save",
     "save_registered",
 ]

@@ -153,9 +153,9 @@ def pretend(monkeypatch: pytest.MonkeyPatch, pair: Any) -> Callable[..., list[st
     """Put `fuse` in the pipeline's place; returns the arguments of a run that gets there."""
 
     def replace(fuse: Callable[..., Any]) -> list[str]:
-        import hsi_fuse.pipeline
+        import hsi_fuse.scene
 
-        monkeypatch.setattr(hsi_fuse.pipeline, "fuse", fuse)
+        monkeypatch.setattr(hsi_fuse.scene, "fuse", fuse)
         return ["run", str(pair.hsi), str(pair.ref), "--preset", "interpolation"]
 
     return replace

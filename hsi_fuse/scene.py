@@ -1,0 +1,176 @@
+"""One scene as one function call: two files in, the product and all that stands beside it out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hsi_fuse.errors import GridError, PresetError
+from hsi_fuse.pipeline import fuse
+from hsi_fuse.planning import Plan, plan
+from hsi_fuse.preset import Preset, describe
+from hsi_fuse.problem import OnStep, silent
+from hsi_fuse.products import ON_REQUEST, check_outputs, endings_with, refusal_reported, save, stored_as
+from hsi_fuse.raster import Raster
+from hsi_fuse.read import Guide, open_guide, read_hsi
+from hsi_fuse.write import Driver
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Everything that a run may be told besides its files; the same for all scenes of a batch.
+
+    Attributes
+    ----------
+    preset : Preset
+    scale : int or None
+        Fine pixels per HSI pixel; None: from the ground sampling distances.
+    wavelengths : Path or None
+        Text file with one wavelength for each HSI band.
+    products : tuple of str
+        Which of `products.ON_REQUEST` to write too.
+    driver : "GTiff", "ENVI" or "COG"
+    creation_options : tuple of (str, str)
+        Of the GDAL driver.
+    nodata : float or None
+        Stored value that marks no data; None: the HSI's.
+    device : str
+        "auto", "cpu" or "cuda".
+    seed : int
+    threads : int or None
+        CPU threads; None: as many as the machine has.
+
+    Raises
+    ------
+    GridError, PresetError
+        A value that cannot be.
+    """
+
+    preset: Preset
+    scale: int | None = None
+    wavelengths: Path | None = None
+    products: tuple[str, ...] = ()
+    driver: Driver = "GTiff"
+    creation_options: tuple[tuple[str, str], ...] = ()
+    nodata: float | None = None
+    device: str = "auto"
+    seed: int = 0
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.scale is not None and self.scale < 1:
+            raise GridError(f"--scale must be a whole number of at least 1, got {self.scale}")
+        if self.threads is not None and self.threads < 1:
+            raise PresetError(f"--threads must be a whole number of at least 1, got {self.threads}")
+        unknown = [name for name in self.products if name not in ON_REQUEST]
+        if unknown:
+            raise PresetError(f"unknown product {unknown[0]!r}; valid: {', '.join(ON_REQUEST)}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, every setting of the preset included; JSON-ready."""
+        preset = {key: value for key, value in describe(self.preset).items() if key != "description"}
+        return {
+            "preset": preset,
+            "scale": self.scale,
+            "wavelengths": None if self.wavelengths is None else str(self.wavelengths),
+            "products": list(self.products),
+            "driver": self.driver,
+            "creation_options": dict(self.creation_options),
+            "nodata": self.nodata,
+            "device": self.device,
+            "seed": self.seed,
+            "threads": self.threads,
+        }
+
+
+@dataclass(frozen=True)
+class Job:
+    """One scene to be run.
+
+    Attributes
+    ----------
+    hsi, reference : Path
+    output : Path
+        The product; the side products take its stem.
+    settings : RunSettings
+    displacement : Path or None
+        A displacement file to follow instead of searching the mapping.
+    overwrite : bool
+        Whether outputs that exist are replaced.
+    """
+
+    hsi: Path
+    reference: Path
+    output: Path
+    settings: RunSettings
+    displacement: Path | None = None
+    overwrite: bool = False
+
+
+def run_scene(job: Job, on_step: OnStep = silent) -> list[Path]:
+    """Fuse one scene and write what comes of it.
+
+    Parameters
+    ----------
+    job : Job
+    on_step : callable
+        Progress.
+
+    Returns
+    -------
+    list of Path
+        The files, the product first.
+
+    Raises
+    ------
+    HsiFuseError
+        Of any kind. Nothing is left behind then but, after a RefusedError, a report of what was tried.
+    """
+    how = job.settings
+    if how.threads is not None:
+        torch.set_num_threads(how.threads)
+    image, guide = _opened(job)
+    with refusal_reported(job.output, job.overwrite):
+        result = fuse(
+            image,
+            guide,
+            how.preset,
+            scale=how.scale,
+            displacement=job.displacement,
+            uncertainty="uncertainty" in how.products,
+            device=how.device,
+            seed=how.seed,
+            on_step=on_step,
+        )
+        return save(
+            result,
+            job.output,
+            products=how.products,
+            driver=how.driver,
+            creation_options=dict(how.creation_options),
+            overwrite=job.overwrite,
+            nodata=how.nodata,
+            on_step=on_step,
+        )
+
+
+def plan_scene(job: Job) -> Plan:
+    """What `run_scene` would do, by the same checks.
+
+    Raises
+    ------
+    HsiFuseError
+    """
+    return plan(*_opened(job), job.settings.scale)
+
+
+def _opened(job: Job) -> tuple[Raster, Guide]:
+    """The two inputs, once it is sure that what comes of them can be kept."""
+    how = job.settings
+    check_outputs(job.output, how.driver, job.overwrite, endings_with(how.products))
+    image, guide = read_hsi(job.hsi, how.wavelengths), open_guide(job.reference)
+    stored_as(image.encoding, how.nodata)
+    return image, guide
