@@ -15,6 +15,7 @@ import click
 from hsi_fuse.errors import HsiFuseError
 
 from .align import align
+from .batch import batch
 from .console import State, one_line, warnings_as_lines
 from .info import info
 from .presets import presets
@@ -30,6 +31,7 @@ Exit codes:
   3    an input cannot be used
   4    the reference does not fit the image: registration refused
   5    a quality gate failed (reserved)
+  6    some scenes of a batch failed
   7    the output cannot be written, or exists
   130  interrupted
 """
@@ -42,6 +44,7 @@ Exit codes:
 Examples:
   hsi-fuse info scene.hdr camera.tif
   hsi-fuse run scene.hdr camera.tif --scale 4 -o sharp.tif
+  hsi-fuse batch acquisitions -o sharp --jobs 2
   hsi-fuse align scene.hdr camera.tif -o registered.tif
   hsi-fuse simulate scene.hdr --protocol x4-rgb-mild -o pair
   hsi-fuse presets show fast
@@ -60,7 +63,7 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for command in (run, align, info, simulate, presets):
+for command in (run, batch, align, info, simulate, presets):
     cli.add_command(command)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import click
 
@@ -122,3 +122,59 @@ class Lines:
 
 def _spell(score: float) -> str:
     return f"{score:.4g}" if score else ""  # steps that have no score say 0
+
+
+@contextmanager
+def scene_table(state: State, total: int) -> Iterator[Callable[[Any], None]]:
+    """A callback for the events of a batch: a live table on a terminal, else a line each; nothing with -q."""
+    if state.verbosity < 0:
+        yield lambda event: None
+    elif sys.stderr.isatty():
+        with _table(total) as on_event:
+            yield on_event
+    else:
+
+        def tell(event: Any) -> None:
+            if event.kind != "step":
+                print(event.line(), file=sys.stderr, flush=True)
+
+        yield tell
+
+
+@contextmanager
+def _table(total: int) -> Iterator[Callable[[Any], None]]:
+    """What ended scrolls by; below it stands what runs."""
+    from rich.console import Console, Group
+    from rich.live import Live
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(stderr=True)
+    colours = {"failed": "red", "done": "green", "waiting": "yellow"}
+    running: dict[str, tuple[float, Any]] = {}
+    ended = 0
+
+    def picture() -> Group:
+        table = Table(box=None, pad_edge=False)
+        for heading in ("scene", "step", "", "seconds"):
+            table.add_column(heading)
+        for name, (since, event) in list(running.items()):
+            bar = ProgressBar(total=max(event.total, 1), completed=event.done, width=24)
+            step = event.text if event.kind == "step" else "starting"
+            table.add_row(Text(name), Text(step), bar, f"{time.monotonic() - since:.0f}")
+        return Group(table, Text(f"{ended} of {total} scenes"))
+
+    with Live(get_renderable=picture, console=console, refresh_per_second=4, transient=True) as live:
+
+        def on_event(event: Any) -> None:
+            nonlocal ended
+            if event.kind in ("started", "step"):
+                since = running.get(event.scene, (time.monotonic(), None))[0]
+                running[event.scene] = since, event
+                return
+            running.pop(event.scene, None)
+            ended += event.kind in ("done", "failed", "unchanged")
+            live.console.print(Text(event.line(), style=colours.get(event.kind, "")))
+
+        yield on_event

@@ -6,6 +6,7 @@
     ├── PresetError      unknown or invalid configuration
     ├── AlignmentError   the reference does not show this place
     │   └── RefusedError     as a search found; carries what it tried
+    ├── BatchError       some scenes of a batch failed; the others are done
     ├── SolveError       the numerics failed (NaN, no convergence)
     └── WriteError       an output cannot be written, or exists
 
@@ -68,6 +69,12 @@ class RefusedError(AlignmentError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+class BatchError(HsiFuseError):
+    """Some scenes of a batch failed; the others are done."""
+
+    exit_code = 6
 
 
 class SolveError(HsiFuseError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,11 +13,14 @@ from affine import Affine
 from numpy.typing import NDArray
 
 from hsi_fuse.align import start_mapping
-from hsi_fuse.errors import GridError, HsiFuseWarning
+from hsi_fuse.errors import AlignmentError, GridError, HsiFuseWarning
 from hsi_fuse.grid import Grid
 from hsi_fuse.known import KnownSensor
 from hsi_fuse.raster import Raster
 from hsi_fuse.read import Guide
+
+LEAST_RATIO = 1.2
+"""How many times finer a reference's pixels must be."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +82,10 @@ def plan(hsi: Raster, guide: Guide, scale: int | None = None, known: KnownSensor
         The guide does not reach the HSI's ground.
     """
     start, displacement = start_mapping(hsi.grid, guide.grid)
-    ratio = float(np.sqrt(abs(start.determinant)))  # guide pixels per HSI pixel
+    ratio = math.sqrt(abs(start.determinant))  # guide pixels per HSI pixel
     if scale is not None and scale < 1:
         raise GridError(f"--scale must be a whole number of at least 1, got {scale}")
-    if ratio < 1.2:
+    if ratio < LEAST_RATIO:
         raise GridError(
             f"the reference's pixels ({_size(guide.grid)}) are not finer than the HSI's "
             f"({_size(hsi.grid)}): a sharper reference is needed; "
@@ -109,8 +113,7 @@ def plan(hsi: Raster, guide: Guide, scale: int | None = None, known: KnownSensor
     overlap = float(np.mean((x >= 0) & (x < guide.grid.width) & (y >= 0) & (y < guide.grid.height)))
     good = int(hsi.good_bands.sum())
     fine = target.width * target.height
-    # coefficients in a few copies for the solver, features and guide, the HSI in double for its statistics
-    memory = int(4 * fine * (24 * 8 + 16 * guide.bands) + 12 * good * hsi.grid.width * hsi.grid.height + 4e8)
+    memory = peak_memory(hsi.grid, good, guide.bands, chosen)
     facts = {
         "HSI": {
             **_describe(hsi.grid),
@@ -130,6 +133,23 @@ def plan(hsi: Raster, guide: Guide, scale: int | None = None, known: KnownSensor
         "time": f"about {_seconds(fine):.0f} s on two cores with the preset `fast`",
     }
     return Plan(chosen, target, start, displacement, overlap, 1 / ratio, memory, facts, known)
+
+
+def pixel_ratio(hsi: Grid, guide: Grid) -> float:
+    """How many times finer the guide's pixels are, from the grids alone; 0 where that cannot be told."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", HsiFuseWarning)
+        try:
+            return math.sqrt(abs(start_mapping(hsi, guide)[0].determinant))
+        except AlignmentError:
+            return 0.0
+
+
+def peak_memory(hsi: Grid, bands: int, guide_bands: int, scale: int) -> int:
+    """Rough peak of a run, bytes."""
+    pixels = hsi.width * hsi.height
+    # coefficients in a few copies for the solver, features and guide, the HSI in double for its statistics
+    return int(4 * pixels * scale**2 * (24 * 8 + 16 * guide_bands) + 12 * bands * pixels + 4e8)
 
 
 def _warn(text: str) -> None:
