@@ -27,6 +27,8 @@ from hsi_fuse.products import ON_REQUEST, endings_with, outputs
 
 POLL_S = 1.0
 """How often the free memory is looked at while a scene waits for it."""
+CONNECT_S = 20
+"""How long a scheduler may take to answer."""
 RETRIES = 3
 """How often a cluster gives a scene to another worker."""
 
@@ -301,7 +303,7 @@ def _workers(jobs: int, dask: str | None, children: Children) -> Iterator[Execut
     except ImportError as error:
         raise PresetError("--dask needs the package distributed: pip install 'hsi-fuse[dask]'") from error
     try:
-        client = distributed.Client(dask, timeout=20, set_as_default=False)
+        client = distributed.Client(dask, timeout=CONNECT_S, set_as_default=False)
     except (OSError, ValueError) as error:
         raise PresetError(f"--dask {dask}: no scheduler answers there: {error}") from error
     with client, client.get_executor(pure=False, retries=RETRIES) as executor:
