@@ -5,6 +5,7 @@
 #   make check       ruff and mypy
 #   make benchmark   quality on simulated pairs, under 20 minutes (BENCHMARK="options of benchmarks.fusion")
 #   make benchmark-full   every protocol, three seeds: hours
+#   make benchmark-batch   thirty small scenes, killed twenty times (BENCHMARK="options of benchmarks.batch")
 #   make benchmark-registration   error on displaced pairs (BENCHMARK="options of benchmarks.registration")
 #
 # A smaller download, for machines without a GPU:
@@ -18,7 +19,7 @@ BIN       := $(VENV)/bin
 READY     := $(VENV)/.ready
 SCENE     := sample_scenes/village
 
-.PHONY: help demo test check benchmark benchmark-full benchmark-registration clean
+.PHONY: help demo test check benchmark benchmark-full benchmark-batch benchmark-registration clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -51,6 +52,9 @@ benchmark: $(READY)
 
 benchmark-full: $(READY)
 	$(BIN)/python -m benchmarks.fusion --suite full -o out/benchmark-full $(BENCHMARK)
+
+benchmark-batch: $(READY)
+	$(BIN)/python -m benchmarks.batch $(BENCHMARK)
 
 benchmark-registration: $(READY)
 	$(BIN)/python -m benchmarks.registration $(BENCHMARK)

@@ -367,6 +367,34 @@ def test_wrong_usage_of_the_command(folder, pretend, tmp_path, capsys):
 # --- in earnest --------------------------------------------------------------------------------------------
 
 
+def test_a_batch_that_is_terminated_stops_its_scenes_and_cleans_up(folder, tmp_path):
+    out = tmp_path / "out"
+    command = [
+        sys.executable,
+        "-m",
+        "hsi_fuse.cli",
+        "batch",
+        str(folder),
+        "-o",
+        str(out),
+        "--jobs",
+        "2",
+        *QUICK,
+    ]
+    batch = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    logs = [out / f"{site}_scene/log.txt" for site in SITES[:2]]
+    while not all(log.exists() and "align" in log.read_text() for log in logs):
+        assert batch.poll() is None
+        time.sleep(0.05)
+    batch.send_signal(signal.SIGTERM)
+    _, err = batch.communicate(timeout=60)
+    assert batch.returncode == 130, err
+    assert "stopped with 3 scenes to go" in err
+    assert {path.name for path in out.rglob("*_scene/*")} == {"log.txt"}
+    with locked(out):  # no scene has it any more
+        assert "interrupted" in logs[0].read_text()
+
+
 def test_a_batch_killed_twice_goes_on_to_the_same_bytes(folder, tmp_path):
     """One of the scenes holds no data, and fails alone; the others are of one pair, and so alike."""
     empty = folder / "south/scene.img"

@@ -155,6 +155,7 @@ def _page(rows: Sequence[Row], plan: BatchPlan) -> str:
         lstrip_blocks=True,
     )
     environment.filters["link"] = quote
+    environment.filters["below"] = lambda path: str(path).removeprefix(f"{plan.folder}{os.sep}")
     environment.filters["figure"] = lambda value: "–" if value is None else f"{value:.3g}"
     return environment.get_template("batch.html").render(
         title=plan.folder.resolve().name,
