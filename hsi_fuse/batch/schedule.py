@@ -138,7 +138,7 @@ class _Run:
 
     def all(self, executor: Executor, jobs: int, cluster: bool) -> None:
         """Run the scenes that need it."""
-        waiting = deque(self._to_do())
+        waiting = deque(sorted(self._to_do(), key=self._failed_before))
         running: dict[Future[Outcome], Task] = {}
         threads = self.plan.settings.threads
         if threads is None and not cluster and jobs > 1:
@@ -179,6 +179,11 @@ class _Run:
                 if why != "new":
                     self.tell(name, "batch", f"to be run again: {why}")
                 yield task
+
+    def _failed_before(self, task: Task) -> bool:
+        """These come last: they will most likely fail again, and the others should not wait for that."""
+        record = self.manifest.records.get(task.name)
+        return record is not None and record.state == "failed"
 
     def _complete(self, task: Task) -> bool:
         """Whether a scene that was started has all its outputs: the product takes its place last."""
