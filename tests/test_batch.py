@@ -209,6 +209,34 @@ def test_a_product_of_old_settings_does_not_outlive_a_failure(plan, pretend, tmp
     assert [path.name for path in (tmp_path / "out/west_scene").iterdir()] == ["log.txt"]
 
 
+def test_scenes_that_failed_before_come_last(plan, pretend, tmp_path):
+    pretend.broken = {"north"}
+    run(plan())
+    (tmp_path / "out/west_scene/west_scene.tif").unlink()
+    pretend.ran.clear()
+    run(plan())
+    assert pretend.ran == ["west", "north"]
+
+
+def test_what_somebody_else_put_there_stays(plan, pretend, tmp_path):
+    precious = tmp_path / "out/north_scene/north_scene_report.html"
+    precious.parent.mkdir(parents=True)
+    precious.write_text("precious")
+    for _ in range(2):
+        result, _ = run(plan())
+        assert [(row.scene, row.exit_code) for row in result.failed] == [("north_scene", 7)]
+        assert "not of this batch" in result.failed[0].text
+        assert precious.read_text() == "precious"
+
+
+def test_the_folders_may_be_called_by_other_names(pretend, folder, tmp_path, monkeypatch):
+    run(plan_batch(folder, tmp_path / "out", SETTINGS))
+    pretend.ran.clear()
+    monkeypatch.chdir(folder / "north")
+    run(plan_batch("..", "../../out", SETTINGS))
+    assert pretend.ran == []
+
+
 def test_an_unreadable_scene_fails_alone(plan, pretend, folder):
     (folder / "south/scene.img").write_bytes(b"cut off")
     result, _ = run(plan())

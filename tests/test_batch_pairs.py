@@ -172,10 +172,17 @@ def test_a_choice_between_equals_is_told(tmp_path, write):
 
 def test_without_georeferencing_names_decide(tmp_path, write):
     for number in (1, 2):
-        hsi(write, f"h{number}_lab.tif", crs=None)
-        write(f"c_{number}.tif", crs=None)
+        hsi(write, f"h{number}.tif", crs=None)
+        write(f"c-{number}.tif", crs=None)
+    assert pairs(tmp_path) == {"h1.tif": "c-1.tif", "h2.tif": "c-2.tif"}
+
+
+def test_a_pattern_says_what_must_agree(tmp_path, write):
+    for letter in "ab":
+        hsi(write, f"h{letter}.tif", crs=None)
+        write(f"c{letter}.tif", crs=None)
     assert set(pairs(tmp_path).values()) == {None}
-    assert pairs(tmp_path, r"(\d)") == {"h1_lab.tif": "c_1.tif", "h2_lab.tif": "c_2.tif"}
+    assert pairs(tmp_path, r"(.)\.tif") == {"ha.tif": "ca.tif", "hb.tif": "cb.tif"}
 
 
 def test_the_only_two_images_belong_together(tmp_path, write):

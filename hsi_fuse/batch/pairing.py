@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -158,7 +159,8 @@ def read_pairs(table: Path, root: Path) -> tuple[tuple[Path, Path], ...]:
         hsi, reference = (str(row[key] or "").strip() for key in ("hsi", "reference"))
         if not (hsi and reference):
             raise ReadError(f"{table}, line {number}: hsi and reference must both be named")
-        pairs.append((root / hsi, root / reference))
+        hsi, reference = (os.path.abspath(root / each) for each in (hsi, reference))
+        pairs.append((Path(hsi), Path(reference)))
     return tuple(pairs)
 
 
@@ -221,8 +223,9 @@ def _why_none(
 
 
 def _words(path: Path) -> frozenset[str]:
-    """Parts of a name and of its folders, in lower case: letters, or digits, or both together."""
-    return frozenset(re.findall(r"[^\W_]+", str(path.with_suffix("")).lower()))
+    """Parts of a name and of its folders, in lower case, and the numbers in these parts."""
+    name = str(path.with_suffix("")).lower()
+    return frozenset(re.findall(r"[^\W_]+", name) + re.findall(r"\d+", name))
 
 
 def _key(pattern: str | None) -> Callable[[Path, Path], str | None] | None:

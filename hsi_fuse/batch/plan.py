@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -149,7 +150,8 @@ def plan_batch(
     PresetError
         The pattern is not valid.
     """
-    folder, out = Path(folder), Path(out)
+    # the manifest must mean the same files from wherever the command is called
+    folder, out = Path(os.path.abspath(folder)), Path(os.path.abspath(out))
     if pairs is not None:
         pairings, unreadable = _as_written(read_pairs(Path(pairs), folder))
         found = Found((), (), unreadable, ())
@@ -202,7 +204,7 @@ def _task(name: str, pairing: Pairing, reference: Image, out: Path, settings: Ru
         pairing.why,
         tuple(f"{match.reference.path.name} ({match.why})" for match in pairing.alternatives),
         # what may stand there is of other inputs or settings
-        Job(hsi.path.resolve(), reference.path.resolve(), output.resolve(), settings, overwrite=True),
+        Job(hsi.path, reference.path, output, settings, overwrite=True),
         scale,
         peak_memory(hsi.grid, hsi.bands, reference.bands, scale),
     )

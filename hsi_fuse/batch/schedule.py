@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -17,12 +15,13 @@ from typing import Any
 
 from hsi_fuse import __version__
 from hsi_fuse.apart import Children, Outcome, run_apart
+from hsi_fuse.batch.events import OnEvent, logged
 from hsi_fuse.batch.lock import locked
 from hsi_fuse.batch.manifest import Manifest, Record, settings_of, stamp
 from hsi_fuse.batch.memory import available_bytes, fits
 from hsi_fuse.batch.plan import BatchPlan, Task
-from hsi_fuse.batch.summary import Row, rows_of, write_summary
-from hsi_fuse.errors import PresetError, ReadError, WriteError
+from hsi_fuse.batch.summary import Row, figures_of, rows_of, write_summary
+from hsi_fuse.errors import HsiFuseError, PresetError, WriteError
 from hsi_fuse.products import ON_REQUEST, endings_with, outputs
 
 POLL_S = 1.0
@@ -31,35 +30,6 @@ CONNECT_S = 20
 """How long a scheduler may take to answer."""
 RETRIES = 3
 """How often a cluster gives a scene to another worker."""
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something that happened to a scene.
-
-    Attributes
-    ----------
-    scene : str
-        Its name; empty where it concerns the batch.
-    kind : str
-        "unchanged", "started", "step", "done", "failed", "waiting" or "batch".
-    text : str
-        In words.
-    at : datetime
-    done, total : int
-        Of the step.
-    """
-
-    scene: str
-    kind: str
-    text: str
-    at: datetime
-    done: int = 0
-    total: int = 0
-
-    def line(self) -> str:
-        """As a line of a log."""
-        return f"{self.at:%Y-%m-%d %H:%M:%S}  {self.kind:<9}  {self.scene}  {self.text}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -81,9 +51,6 @@ class BatchResult:
     def failed(self) -> tuple[Row, ...]:
         """The scenes that failed."""
         return tuple(row for row in self.rows if row.state == "failed")
-
-
-OnEvent = Callable[[Event], None]
 
 
 def run_batch(
@@ -116,7 +83,7 @@ def run_batch(
         plan.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise WriteError(f"cannot make the folder {plan.out}: {error.strerror}") from error
-    with locked(plan.out) as lock, _logged(plan.out / "batch.log", on_event) as tell:
+    with locked(plan.out) as lock, logged(plan.out / "batch.log", on_event) as tell:
         run = _Run(plan, Manifest.of(plan.out), Children((lock,)), tell)
         try:
             with _workers(jobs, dask, run.children) as executor:
@@ -197,30 +164,24 @@ class _Run:
 
     def _start(self, executor: Executor, task: Task, threads: int | None, cluster: bool) -> Future[Outcome]:
         before = self.manifest.records.get(task.name)
+        starts = before.starts if before else 0
+        record = Record(str(task.hsi.path), str(task.reference.path), task.why, "started", {}, self.settings)
         try:
+            if not starts and (foreign := _outputs(task, standing=True)):
+                raise WriteError(
+                    f"{foreign[0]} exists and is not of this batch; move it away, or choose another -o"
+                )
             inputs = {str(path): stamp(path) for path in task.files}
-        except ReadError as error:
+            task.job.output.parent.mkdir(exist_ok=True)
+            # first away with what stood there: what stands there later is of these inputs and settings
+            for path in (*_outputs(task, standing=True), *_recorded(before, self.plan.out)):
+                path.unlink(missing_ok=True)
+        except (HsiFuseError, OSError) as error:
+            self.manifest.records[task.name] = replace(record, state="failed", starts=starts)
             failed: Future[Outcome] = Future()
-            failed.set_result(Outcome(error.exit_code, str(error)))
-            inputs = {}
-        task.job.output.parent.mkdir(exist_ok=True)
-        # first away with what stood there: from now on, what stands there is of these inputs and settings
-        for path in (*_outputs(task, everything=True), *_recorded(before, self.plan.out)):
-            path.unlink(missing_ok=True)
-        self.manifest.record(
-            task.name,
-            Record(
-                str(task.hsi.path),
-                str(task.reference.path),
-                task.why,
-                "started",
-                inputs,
-                self.settings,
-                starts=1 + (before.starts if before else 0),
-            ),
-        )
-        if not inputs:
+            failed.set_result(Outcome(getattr(error, "exit_code", WriteError.exit_code), str(error)))
             return failed
+        self.manifest.record(task.name, replace(record, inputs=inputs, starts=starts + 1))
         self.tell(task.name, "started", f"{task.hsi.path.name} with {task.reference.path.name}: {task.why}")
         job = replace(task.job, settings=replace(task.job.settings, threads=threads))
         if cluster:
@@ -249,7 +210,7 @@ class _Run:
         self.tell(task.name, "failed", f"exit code {outcome.exit_code}: {outcome.message}")
 
     def _note_done(self, task: Task, record: Record, text: str) -> None:
-        written = {str(p.relative_to(self.plan.out.resolve())): stamp(p) for p in _outputs(task)}
+        written = {str(p.relative_to(self.plan.out)): stamp(p) for p in _outputs(task)}
         figures = figures_of(task.job.output)
         self.manifest.record(
             task.name, replace(record, state="done", outputs=written, figures=figures, version=__version__)
@@ -257,29 +218,19 @@ class _Run:
         self.tell(task.name, "done", f"{text}, {figures['light']}")
 
 
-def figures_of(output: Path) -> dict[str, Any]:
-    """The light and the figures of a product that an overview shows."""
-    found = json.loads(output.with_name(f"{output.stem}_quality.json").read_text(encoding="utf-8"))
-    synthesis = found["synthesis"]
-    results = synthesis["results"] if synthesis["assessable"] else {}
-    scores = [results.get(name, {}).get("psnr_db") for name in ("product", "interpolation")]
-    return {
-        "light": found["verdict"]["light"],
-        "sentence": found["verdict"]["sentences"][0],
-        "registration_px": found["registration"].get("rrmse_px"),
-        "probability": found["registration"].get("probability"),
-        "sam_deg": found["consistency"]["learned_psf"]["product"]["sam_deg"]["median"],
-        "gain_db": None if None in scores else round(scores[0] - scores[1], 3),
-    }
-
-
-def _outputs(task: Task, everything: bool = False) -> list[Path]:
-    """The files of a scene; those of products that are only written on request count where they stand."""
+def _outputs(task: Task, standing: bool = False) -> list[Path]:
+    """The files of a scene; or whichever stand there of all that it could ever have."""
     how = task.job.settings
     certain = outputs(task.job.output, how.driver)
-    names = tuple(ON_REQUEST) if everything else how.products
-    asked = outputs(task.job.output, how.driver, endings_with(names))
-    return [*certain, *(path for path in asked if path not in certain and path.exists())]
+    asked = outputs(
+        task.job.output, how.driver, endings_with(tuple(ON_REQUEST) if standing else how.products)
+    )
+    # a product on request may have been left out
+    return [
+        path
+        for path in dict.fromkeys((*certain, *asked))
+        if path.exists() or (not standing and path in certain)
+    ]
 
 
 def _recorded(record: Record | None, out: Path) -> list[Path]:
@@ -313,21 +264,6 @@ def _workers(jobs: int, dask: str | None, children: Children) -> Iterator[Execut
         raise PresetError(f"--dask {dask}: no scheduler answers there: {error}") from error
     with client, client.get_executor(pure=False, retries=RETRIES) as executor:
         yield executor
-
-
-@contextmanager
-def _logged(path: Path, on_event: OnEvent) -> Iterator[Callable[..., None]]:
-    """A function that tells of an event, and notes it in a log unless it is but a step."""
-    with path.open("a", encoding="utf-8") as log:
-
-        def tell(scene: str, kind: str, text: str, **more: int) -> None:
-            event = Event(scene, kind, text, datetime.now(), **more)
-            if kind != "step":
-                with suppress(OSError):
-                    print(event.line(), file=log, flush=True)
-            on_event(event)
-
-        yield tell
 
 
 def _gb(size: int) -> str:

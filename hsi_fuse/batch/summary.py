@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -81,6 +82,22 @@ def rows_of(plan: BatchPlan, manifest: Manifest) -> tuple[Row, ...]:
     return tuple(sorted(rows, key=lambda row: (row.trouble, row.scene)))
 
 
+def figures_of(output: Path) -> dict[str, Any]:
+    """The light and the figures of a product that an overview shows."""
+    found = json.loads(output.with_name(f"{output.stem}_quality.json").read_text(encoding="utf-8"))
+    synthesis = found["synthesis"]
+    results = synthesis["results"] if synthesis["assessable"] else {}
+    scores = [results.get(name, {}).get("psnr_db") for name in ("product", "interpolation")]
+    return {
+        "light": found["verdict"]["light"],
+        "sentence": found["verdict"]["sentences"][0],
+        "registration_px": found["registration"].get("rrmse_px"),
+        "probability": found["registration"].get("probability"),
+        "sam_deg": found["consistency"]["learned_psf"]["product"]["sam_deg"]["median"],
+        "gain_db": None if None in scores else round(scores[0] - scores[1], 3),
+    }
+
+
 def write_summary(out: Path, rows: Sequence[Row], plan: BatchPlan) -> tuple[Path, ...]:
     """Write the page and the table.
 
@@ -117,7 +134,7 @@ def _row(task: Task, manifest: Manifest, out: Path) -> Row:
     output = task.job.output
 
     def link(path: Path) -> str:
-        return Path(os.path.relpath(path, out.resolve())).as_posix() if path.exists() else ""
+        return Path(os.path.relpath(path, out)).as_posix() if path.exists() else ""
 
     figures = dict(record.figures) if record.state == "done" else {}
     sentence = figures.pop("sentence", "")
