@@ -33,6 +33,7 @@ Exit codes: see `hsi-fuse --help`.
 @options.preset
 @options.overrides
 @options.wavelengths
+@options.sensors
 @options.displacement
 @options.machine
 @options.as_json
@@ -51,6 +52,9 @@ def align(
     preset: str,
     overrides: tuple[str, ...],
     wavelengths: Path | None,
+    srf: Path | None,
+    guide_sensor: str | None,
+    psf: str | None,
     displacement: Path | None,
     device: str,
     seed: int,
@@ -72,6 +76,7 @@ def align(
     output, form = options.output_and_form(output, form, f"{ref.stem}_registered")
     options.limit_threads(threads)
 
+    from hsi_fuse.known import SensorWords
     from hsi_fuse.preset import load_preset
     from hsi_fuse.products import REPORT, check_outputs, refusal_reported, stored_as
     from hsi_fuse.read import open_guide, read_hsi
@@ -89,6 +94,7 @@ def align(
             guide,
             chosen,
             scale=scale,
+            known=SensorWords(srf, guide_sensor, psf).known(image, guide.bands),
             displacement=displacement,
             device=device,
             seed=seed,

@@ -118,9 +118,33 @@ overrides = click.option(
 )
 wavelengths = click.option(
     "--wavelengths",
+    "--hsi-sensor",
+    "wavelengths",
     type=PATH,
-    metavar="FILE",
-    help="Text file with one wavelength for each HSI band, for files that carry none.",
+    metavar="FILE|NAME",
+    help="Text file with one wavelength for each HSI band, for files that carry none; or prisma, enmap, "
+    "desis or emit, whose nominal ones ship.",
+)
+sensors = stacked(
+    click.option(
+        "--guide-sensor",
+        metavar="NAME[:BAND,...]",
+        help="Nominal responses of REF's bands as a prior, such as sentinel-2:B4,B3,B2; the pair has the "
+        "last word. `hsi-fuse presets sensors` lists them.",
+    ),
+    click.option(
+        "--srf",
+        type=PATH,
+        metavar="FILE",
+        help="Responses of REF's bands, taken as they are: CSV with the columns band, wavelength_nm, "
+        "response, or a run's own *_srf.csv. Gain and offset are learned all the same.",
+    ),
+    click.option(
+        "--psf",
+        metavar="FILE|FWHM",
+        help="HSI's point spread function, taken as it is: CSV of a kernel in fine pixels, as a run's own "
+        "*_psf.csv, or the full width at half maximum of a Gaussian in HSI pixels.",
+    ),
 )
 displacement = click.option(
     "--displacement",
@@ -146,6 +170,7 @@ settings = stacked(
     preset,
     overrides,
     wavelengths,
+    sensors,
     machine,
 )
 """All of `scene.RunSettings`; `run_settings` makes it of them."""
@@ -187,16 +212,25 @@ def limit_threads(threads: int | None) -> None:
 
 
 def run_settings(
-    form: str, preset: str, overrides: tuple[str, ...], creation_options: dict[str, str], **rest: Any
+    form: str,
+    preset: str,
+    overrides: tuple[str, ...],
+    creation_options: dict[str, str],
+    srf: Path | None,
+    guide_sensor: str | None,
+    psf: str | None,
+    **rest: Any,
 ) -> RunSettings:
     """What the options `settings` say, as one object. Imports torch, within the threads they allow."""
     limit_threads(rest["threads"])
 
+    from hsi_fuse.known import SensorWords
     from hsi_fuse.preset import load_preset
     from hsi_fuse.scene import RunSettings
 
     return RunSettings(
         load_preset(preset, overrides),
+        sensors=SensorWords(srf, guide_sensor, psf),
         driver=DRIVERS[form],
         creation_options=tuple(creation_options.items()),
         **rest,

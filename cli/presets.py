@@ -13,7 +13,7 @@ from . import options
 
 @click.group()
 def presets() -> None:
-    """List the presets, or show every setting of one."""
+    """List the presets or the sensors that ship, or show every setting of a preset."""
 
 
 @presets.command("list")
@@ -29,6 +29,28 @@ def list_presets(as_json: bool) -> None:
         return
     for name, description in found.items():
         click.echo(f"{name:<14}{description}")
+
+
+@presets.command("sensors")
+@options.as_json
+@options.loudness
+def list_sensors(as_json: bool) -> None:
+    """List the nominal sensors that ship, and the bands of each."""
+    from hsi_fuse.nominal import guide_edges, hsi_bands, sensor_names
+
+    guides = {name: guide_edges(name) for name in sensor_names("guide")}
+    spectrometers = {name: hsi_bands(name) for name in sensor_names("hsi")}
+    if as_json:
+        found = {name: {"centres_nm": list(c), "fwhm_nm": list(f)} for name, (c, f) in spectrometers.items()}
+        click.echo(json.dumps({"guides": guides, "spectrometers": found}, indent=2))
+        return
+    click.echo("--guide-sensor")
+    for name, edges in guides.items():
+        bands = ", ".join(f"{band} {a:.0f}-{b:.0f}" for band, (a, b) in edges.items())
+        click.echo(f"  {name:<12}{bands} nm")
+    click.echo("--hsi-sensor")
+    for name, (centres, _) in spectrometers.items():
+        click.echo(f"  {name:<12}{len(centres)} bands, {centres.min():.0f}-{centres.max():.0f} nm")
 
 
 @presets.command("show")

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import csv
-import tomllib
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from hsi_fuse.errors import GridError, PresetError, ReadError
+from hsi_fuse.errors import GridError, HsiFuseWarning, PresetError, ReadError
+from hsi_fuse.nominal import guide_edges
 from hsi_fuse.physics import gaussian_psf, psf_padding
 from hsi_fuse.raster import Raster
+from hsi_fuse.sensor import Sensor
 from hsi_fuse.srf import ResponseTable, srf_rows
 
-SHIPPED = "hsi_fuse.presets"
+MOST_FWHM_HSI_PX = 10.0
+LEAST_COSINE = 0.8
+"""Likeness of a learned response to its nominal one; neighbouring bands that overlap by half reach 0.5."""
 
 
 @dataclass(frozen=True)
@@ -69,108 +71,97 @@ class KnownSensor:
         return self.psf
 
 
-def known_sensor(
-    hsi: Raster,
-    guide_bands: int,
-    *,
-    srf: str | Path | None = None,
-    guide_sensor: str | None = None,
-    psf: str | Path | float | None = None,
-) -> KnownSensor:
-    """Collect what is known.
+@dataclass(frozen=True)
+class SensorWords:
+    """What the user says of the sensors, before the images are known.
 
-    Parameters
+    Attributes
     ----------
-    hsi : Raster
-        Its wavelengths say where responses are looked up.
-    guide_bands : int
-    srf : path, optional
+    srf : Path or None
         CSV of measured responses, taken as they are: long, with columns `band, wavelength_nm, response`, or
         wide, `wavelength_nm` and one column for each guide band (as a run's own `_srf.csv`). Bands in the
         guide's order.
-    guide_sensor : str, optional
+    guide_sensor : str or None
         A shipped nominal sensor, which serves as a prior: `NAME`, or `NAME:BAND,BAND,...` in the guide's
         order.
-    psf : path or float, optional
-        CSV of a kernel on the fine grid (as a run's own `_psf.csv`); or the FWHM of a Gaussian, HSI pixels.
+    psf : str or None
+        CSV of a kernel on the fine grid (as a run's own `_psf.csv`); or, where it is a number, the full width
+        at half maximum of a Gaussian, HSI pixels.
+    """
+
+    srf: Path | None = None
+    guide_sensor: str | None = None
+    psf: str | None = None
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """The files that it names, by field."""
+        width = self.psf is None or _width(self.psf) is not None
+        named = {"srf": self.srf, "psf": None if width else Path(self.psf or "")}
+        return {name: path for name, path in named.items() if path is not None}
+
+    def known(self, hsi: Raster, guide_bands: int) -> KnownSensor:
+        """What that means for a pair.
+
+        Raises
+        ------
+        ReadError
+            A file is missing or makes no sense; the HSI has no wavelengths; the numbers of bands differ.
+        PresetError
+            There is no such sensor or band, or both an SRF and a sensor are given.
+        """
+        if self.srf is not None and self.guide_sensor is not None:
+            raise PresetError(
+                "give either a measured SRF (--srf) or a nominal one (--guide-sensor), not both"
+            )
+        width = None if self.psf is None else _width(self.psf)
+        psf = read_psf(self.psf) if self.psf is not None and width is None else width
+        if self.srf is None and self.guide_sensor is None:
+            return KnownSensor(psf=psf)
+        if hsi.wavelengths_nm is None:
+            raise ReadError("the HSI has no wavelengths to look responses up at: give --wavelengths FILE")
+        at = hsi.wavelengths_nm[hsi.good_bands]
+        if self.srf is not None:
+            rows, what = read_responses(self.srf).rows(at), str(self.srf)
+        else:
+            edges = guide_edges(self.guide_sensor or "")
+            rows, what = srf_rows(at, list(edges.values())), f"sensor {self.guide_sensor}"
+        if len(rows) != guide_bands:
+            raise ReadError(
+                f"{what} has {len(rows)} bands and the reference has {guide_bands}: name the reference's "
+                "bands in their order, as --guide-sensor NAME:BAND,BAND,..., or give a file with as many"
+            )
+        return KnownSensor(rows, self.srf is None, psf)
+
+
+def _width(psf: str) -> float | None:
+    """The FWHM that the words of a PSF are, HSI pixels; None where they name a file.
 
     Raises
     ------
-    ReadError
-        A file is missing or makes no sense; the HSI has no wavelengths; the numbers of bands differ.
     PresetError
-        There is no such sensor or band.
+        The width cannot be.
     """
-    if srf is not None and guide_sensor is not None:
-        raise PresetError("give either a measured SRF (--srf) or a nominal sensor (--guide-sensor), not both")
-    kernel = read_psf(psf) if isinstance(psf, str | Path) else psf
-    if srf is None and guide_sensor is None:
-        return KnownSensor(psf=kernel)
-    if hsi.wavelengths_nm is None:
-        raise ReadError(
-            "the HSI has no wavelengths, so responses cannot be looked up: give --wavelengths FILE"
+    try:
+        width = float(psf)
+    except ValueError:
+        return None
+    if not 0 < width <= MOST_FWHM_HSI_PX:
+        raise PresetError(f"--psf {psf}: a FWHM is above 0 and at most {MOST_FWHM_HSI_PX:g} (HSI pixels)")
+    return width
+
+
+def warn_of_contradiction(sensor: Sensor) -> None:
+    """Warn where the responses that a pair taught are not like the nominal ones."""
+    alike = cast(Sequence[float], sensor.found.get("srf_nominal_cosine", ()))
+    odd = [f"{i} ({cosine:.2f})" for i, cosine in enumerate(alike, 1) if cosine < LEAST_COSINE]
+    if odd:
+        warnings.warn(
+            f"the pair contradicts the nominal response of the reference's band {', '.join(odd)} (likeness, 1 "
+            "is equal): is the order of --guide-sensor that of the file? What the pair says is used",
+            HsiFuseWarning,
+            stacklevel=2,
         )
-    at = hsi.wavelengths_nm[hsi.good_bands]
-    if srf is not None:
-        rows, what = read_responses(srf).rows(at), str(srf)
-    else:
-        assert guide_sensor is not None
-        rows, what = srf_rows(at, list(guide_edges(guide_sensor).values())), f"sensor {guide_sensor}"
-    if len(rows) != guide_bands:
-        raise ReadError(
-            f"{what} has {len(rows)} bands and the reference has {guide_bands}: name the reference's bands "
-            "in their order, as --guide-sensor NAME:BAND,BAND,..., or give a file with as many"
-        )
-    return KnownSensor(rows, srf is None, kernel)
-
-
-def sensor_names(kind: str) -> list[str]:
-    """Shipped sensors: `kind` is "guide" (they have band edges) or "hsi" (centres and widths)."""
-    key = {"guide": "bands_nm", "hsi": "centres_nm"}[kind]
-    folder = resources.files(SHIPPED).joinpath("sensors")
-    names = sorted(
-        item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml")
-    )
-    return [name for name in names if key in _table(name)]
-
-
-def guide_edges(name: str) -> dict[str, tuple[float, float]]:
-    """Band edges in nm of `NAME` or `NAME:BAND,BAND,...`, in the order named.
-
-    Raises
-    ------
-    PresetError
-        There is no such sensor or band; the message lists those there are.
-    """
-    sensor, _, chosen = name.partition(":")
-    if sensor not in sensor_names("guide"):
-        raise PresetError(f"no guide sensor {sensor!r}; there are {', '.join(sensor_names('guide'))}")
-    bands: dict[str, tuple[float, float]] = {k: (a, b) for k, (a, b) in _table(sensor)["bands_nm"].items()}
-    wanted = [each.strip() for each in chosen.split(",")] if chosen else list(bands)
-    by_name = {band.lower(): band for band in bands}
-    for each in wanted:
-        if each.lower() not in by_name:
-            raise PresetError(f"sensor {sensor} has no band {each!r}; it has {', '.join(bands)}")
-    return {by_name[each.lower()]: bands[by_name[each.lower()]] for each in wanted}
-
-
-def hsi_bands(name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Centres and widths (FWHM) of a shipped imaging spectrometer's bands, nm, (n,) each.
-
-    Raises
-    ------
-    PresetError
-        There is no such sensor.
-    """
-    if name not in sensor_names("hsi"):
-        raise PresetError(f"no hyperspectral sensor {name!r}; there are {', '.join(sensor_names('hsi'))}")
-    table = _table(name)
-    return np.array(table["centres_nm"], float), np.array(table["fwhm_nm"], float)
-
-
-def _table(name: str) -> dict[str, Any]:
-    text = resources.files(SHIPPED).joinpath(f"sensors/{name}.toml").read_text("utf-8")
-    return tomllib.loads(text)
 
 
 def read_responses(path: str | Path) -> ResponseTable:

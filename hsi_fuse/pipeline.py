@@ -21,7 +21,7 @@ from hsi_fuse.errors import AlignmentError, PresetError, SolveError
 from hsi_fuse.follow import as_followed, follow
 from hsi_fuse.grid import Grid
 from hsi_fuse.joint import Registered, register_pair
-from hsi_fuse.known import KnownSensor
+from hsi_fuse.known import KnownSensor, warn_of_contradiction
 from hsi_fuse.planning import Plan, plan
 from hsi_fuse.preset import Preset
 from hsi_fuse.problem import Estimate, OnStep, Problem, StageResult, silent
@@ -151,7 +151,7 @@ def fuse(
     scale : int, optional
         Fine pixels per HSI pixel; default from the ground sampling distances.
     known : KnownSensor, optional
-        What of the sensors need not be learned (`known.known_sensor`).
+        What of the sensors need not be learned (`known.SensorWords.known`).
     displacement : path, optional
         A displacement file (see `mapping_files`) to follow instead of searching the mapping.
     uncertainty : bool
@@ -294,6 +294,7 @@ def align(
         raise not_found(failure, hsi, guide, window, start, planned, options, flip) from failure
     if found.evidence.probability < options.least_probability:
         raise improbable(found, hsi, guide, start, planned, options, not georeferenced and mirrored())
+    warn_of_contradiction(found.sensed.sensor)
     # what shows something else than the HSI is no guide; mere edges that fit badly stay one
     other = rejected(found.confidence).repeat(scale, 0).repeat(scale, 1)
     usable = np.where(other, np.float32(0), found.guide_weight)

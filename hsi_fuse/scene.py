@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from hsi_fuse.errors import GridError, PresetError
+from hsi_fuse.known import SensorWords
 from hsi_fuse.pipeline import fuse
 from hsi_fuse.planning import Plan, plan
 from hsi_fuse.preset import Preset, describe
@@ -29,7 +30,9 @@ class RunSettings:
     scale : int or None
         Fine pixels per HSI pixel; None: from the ground sampling distances.
     wavelengths : Path or None
-        Text file with one wavelength for each HSI band.
+        Text file with one wavelength for each HSI band, or the name of a spectrometer.
+    sensors : SensorWords
+        What need not be learned of the sensors.
     products : tuple of str
         Which of `products.ON_REQUEST` to write too.
     driver : "GTiff", "ENVI" or "COG"
@@ -52,6 +55,7 @@ class RunSettings:
     preset: Preset
     scale: int | None = None
     wavelengths: Path | None = None
+    sensors: SensorWords = field(default_factory=SensorWords)
     products: tuple[str, ...] = ()
     driver: Driver = "GTiff"
     creation_options: tuple[tuple[str, str], ...] = ()
@@ -76,6 +80,7 @@ class RunSettings:
             "preset": preset,
             "scale": self.scale,
             "wavelengths": None if self.wavelengths is None else str(self.wavelengths),
+            "sensors": asdict(self.sensors),
             "products": list(self.products),
             "driver": self.driver,
             "creation_options": dict(self.creation_options),
@@ -139,6 +144,7 @@ def run_scene(job: Job, on_step: OnStep = silent) -> list[Path]:
             guide,
             how.preset,
             scale=how.scale,
+            known=how.sensors.known(image, guide.bands),
             displacement=job.displacement,
             uncertainty="uncertainty" in how.products,
             device=how.device,
@@ -164,7 +170,8 @@ def plan_scene(job: Job) -> Plan:
     ------
     HsiFuseError
     """
-    return plan(*_opened(job), job.settings.scale)
+    image, guide = _opened(job)
+    return plan(image, guide, job.settings.scale, job.settings.sensors.known(image, guide.bands))
 
 
 def _opened(job: Job) -> tuple[Raster, Guide]:

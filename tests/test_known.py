@@ -6,17 +6,10 @@ import torch
 from affine import Affine
 from synthetic import RATIO, observed
 
-from hsi_fuse.errors import GridError, PresetError, ReadError
+from hsi_fuse.errors import GridError, HsiFuseWarning, PresetError, ReadError
 from hsi_fuse.grid import Grid
-from hsi_fuse.known import (
-    KnownSensor,
-    guide_edges,
-    hsi_bands,
-    known_sensor,
-    read_psf,
-    read_responses,
-    sensor_names,
-)
+from hsi_fuse.known import KnownSensor, SensorWords, read_psf, read_responses, warn_of_contradiction
+from hsi_fuse.nominal import guide_edges, hsi_bands, sensor_names
 from hsi_fuse.physics import gaussian_psf
 from hsi_fuse.raster import Raster
 from hsi_fuse.sense import Sensing, sense
@@ -62,6 +55,8 @@ def test_nominal_srf_helps_where_it_is_right(pair):
 def test_wrong_nominal_srf_is_left_and_told(pair):
     wrong = pair.sensor.srf.flip(1)
     found = learn(pair, KnownSensor(wrong, nominal=True)).sensor
+    with pytest.warns(HsiFuseWarning, match=r"band 1 \(0\.\d+\), 2 .* order of --guide-sensor"):
+        warn_of_contradiction(found)
     assert min(found.found["srf_nominal_cosine"]) < 0.5
     explained = np.array(found.found["srf_explained"])
     assert (explained > 0.98).all()
@@ -146,12 +141,24 @@ def test_psf_tables(tmp_path):
 
 def test_what_is_known_must_fit_the_pair(tmp_path):
     hsi = hsi_of(np.linspace(420, 900, 40))
-    assert known_sensor(hsi, 3, guide_sensor="sentinel-2:B4,B3,B2").srf.shape == (3, 40)
+    assert SensorWords(guide_sensor="sentinel-2:B4,B3,B2").known(hsi, 3).srf.shape == (3, 40)
     with pytest.raises(ReadError, match="has 2 bands and the reference has 3"):
-        known_sensor(hsi, 3, guide_sensor="sentinel-2:B4,B3")
+        SensorWords(guide_sensor="sentinel-2:B4,B3").known(hsi, 3)
     with pytest.raises(PresetError, match="not both"):
-        known_sensor(hsi, 3, guide_sensor="sentinel-2", srf="x.csv")
+        SensorWords(tmp_path / "x.csv", "sentinel-2").known(hsi, 3)
     with pytest.raises(ReadError, match="no wavelengths"):
-        known_sensor(Raster(hsi.values, hsi.valid, GRID), 3, guide_sensor="sentinel-2")
+        SensorWords(guide_sensor="sentinel-2").known(Raster(hsi.values, hsi.valid, GRID), 3)
     with pytest.raises(ReadError, match="1568"):
-        known_sensor(hsi, 1, guide_sensor="sentinel-2:B11")
+        SensorWords(guide_sensor="sentinel-2:B11").known(hsi, 1)
+
+
+def test_psf_in_words_is_a_width_or_a_file(tmp_path):
+    hsi, path = hsi_of(np.linspace(420, 900, 40)), tmp_path / "psf.csv"
+    path.write_text("1,1\n1,1\n")
+    assert SensorWords(psf="1.5").known(hsi, 3).psf == 1.5
+    assert SensorWords(psf="1.5").files == {}
+    words = SensorWords(psf=str(path))
+    assert words.known(hsi, 3).psf.tolist() == [[0.25, 0.25], [0.25, 0.25]]
+    assert words.files == {"psf": path}
+    with pytest.raises(PresetError, match="above 0"):
+        SensorWords(psf="-1").known(hsi, 3)

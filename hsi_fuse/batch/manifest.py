@@ -208,15 +208,17 @@ def is_still(path: Path, before: Stamp) -> bool:
 
 
 def settings_of(how: RunSettings) -> dict[str, Any]:
-    """Settings as the manifest keeps them: JSON, and a file of wavelengths by its content.
+    """Settings as the manifest keeps them: JSON, and the files that they name by their content.
 
     Raises
     ------
     ReadError
     """
     settings: dict[str, Any] = json.loads(json.dumps(how.to_dict()))
-    if how.wavelengths is not None:
+    if how.wavelengths is not None and how.wavelengths.exists():  # else it is a spectrometer's name
         settings["wavelengths"] = stamp(how.wavelengths).sha256
+    for name, path in how.sensors.files.items():
+        settings["sensors"][name] = stamp(path).sha256
     return settings
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from hsi_fuse.errors import ReadError
+from hsi_fuse.nominal import hsi_bands, sensor_names
 from hsi_fuse.read.source import Numbers, warn
 
 _NM_PER_UNIT = {
@@ -82,7 +83,7 @@ def fwhm_to_nm(values: Numbers, factor: float, where: Path | str) -> Numbers | N
 
 
 def read_wavelength_file(path: str | Path, bands: int) -> tuple[Numbers, Numbers | None]:
-    """Wavelengths and, from a second column, FWHM from a text file.
+    """Wavelengths and, from a second column, FWHM from a text file; or those of a spectrometer that ships.
 
     One band a line, in file order; columns separated by comma, semicolon or blanks; `#` starts a comment;
     a first line of names may say the unit ("nm", "um") and which columns are wavelength and fwhm.
@@ -90,6 +91,7 @@ def read_wavelength_file(path: str | Path, bands: int) -> tuple[Numbers, Numbers
     Parameters
     ----------
     path : path
+        Or the name of a spectrometer, such as "prisma" (`nominal.sensor_names("hsi")`).
     bands : int
         Number of bands expected.
 
@@ -104,6 +106,13 @@ def read_wavelength_file(path: str | Path, bands: int) -> tuple[Numbers, Numbers
         If the file cannot be read, has another number of lines, or holds something else than wavelengths.
     """
     path = Path(path)
+    if str(path) in sensor_names("hsi") and not path.exists():
+        centres, widths = hsi_bands(str(path))
+        if len(centres) != bands:
+            raise ReadError(
+                f"sensor {path} has {len(centres)} bands and the file {bands}: give its wavelengths as a file"
+            )
+        return centres, widths
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
