@@ -157,8 +157,8 @@ def warn_of_contradiction(sensor: Sensor) -> None:
     odd = [f"{i} ({cosine:.2f})" for i, cosine in enumerate(alike, 1) if cosine < LEAST_COSINE]
     if odd:
         warnings.warn(
-            f"the pair contradicts the nominal response of the reference's band {', '.join(odd)} (likeness, 1 "
-            "is equal): is the order of --guide-sensor that of the file? What the pair says is used",
+            f"the pair contradicts the nominal response of the reference's band {', '.join(odd)} (likeness, "
+            "1 is equal): is the order of --guide-sensor that of the file? What the pair says is used",
             HsiFuseWarning,
             stacklevel=2,
         )
