@@ -91,6 +91,7 @@ def test_a_broken_image_is_told_and_not_passed_over(tmp_path, pair):
 def test_libraries_classes_and_hidden_files_are_no_scenes(tmp_path, write):
     for kind in ("ENVI Spectral Library", "ENVI Classification"):
         (tmp_path / f"{kind[-5:]}.hdr").write_text(f"ENVI\nfile type = {kind}\nsamples = 3\n")
+    (tmp_path / "spectra.txt").write_text("ENVI ASCII Plot File\nColumn 1: Wavelength\n")
     write(".hidden.tif")
     found = find_images(tmp_path)
     assert (found.hsis, found.references, found.unreadable) == ((), (), ())

@@ -177,7 +177,9 @@ def _kind(path: Path) -> str | None:
             start = file.read(16).removeprefix(b"\xef\xbb\xbf").lstrip(b" \r\n\t")
     except OSError:
         return None
-    return next((kind for begin, kind in SIGNATURES.items() if start.startswith(begin)), None)
+    kind = next((kind for begin, kind in SIGNATURES.items() if start.startswith(begin)), None)
+    # ENVI begins its tables of spectra with its name too
+    return None if kind == "ENVI" and path.suffix.lower() != ".hdr" else kind
 
 
 def _pictures(header: Path) -> bool:
