@@ -80,7 +80,7 @@ class RunSettings:
             "preset": preset,
             "scale": self.scale,
             "wavelengths": None if self.wavelengths is None else str(self.wavelengths),
-            "sensors": asdict(self.sensors),
+            "sensors": {key: value and str(value) for key, value in asdict(self.sensors).items()},
             "products": list(self.products),
             "driver": self.driver,
             "creation_options": dict(self.creation_options),

@@ -26,6 +26,7 @@ from hsi_fuse.batch.manifest import Manifest
 from hsi_fuse.batch.plan import BatchPlan
 from hsi_fuse.batch.schedule import BatchResult
 from hsi_fuse.errors import ReadError, WriteError
+from hsi_fuse.known import SensorWords
 from hsi_fuse.preset import load_preset
 from hsi_fuse.products import outputs
 from hsi_fuse.scene import Job, RunSettings, run_scene
@@ -156,6 +157,21 @@ def test_other_settings_run_all_again_and_say_which(plan, pretend):
     assert (
         "north_scene batch to be run again: settings: preset.assess.tie_db 0.05 -> 0.2; seed 0 -> 1" in told
     )
+
+
+def test_files_that_settings_name_count_by_their_content(plan, pretend, tmp_path):
+    table = tmp_path / "srf.csv"
+    table.write_text("wavelength_nm,red\n600,1\n")
+    settings = replace(SETTINGS, wavelengths=table, sensors=SensorWords(srf=table))
+    run(plan(settings))
+    pretend.ran.clear()
+    os.utime(table)
+    run(plan(settings))
+    assert pretend.ran == []
+    table.write_text("wavelength_nm,red\n601,1\n")
+    _, told = run(plan(settings))
+    assert pretend.ran == list(SITES)
+    assert "sensors.srf" in told[0]
 
 
 def test_another_version_runs_all_again(plan, pretend, monkeypatch):
