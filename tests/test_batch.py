@@ -174,6 +174,20 @@ def test_files_that_settings_name_count_by_their_content(plan, pretend, tmp_path
     assert "sensors.srf" in told[0]
 
 
+def test_files_that_settings_name_are_found_from_any_folder(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("bands.txt", "srf.csv", "psf.csv"):
+        (tmp_path / name).touch()
+    sensors = SensorWords(srf=Path("srf.csv"), psf="psf.csv")
+    found = plan_batch(
+        folder, "out", replace(SETTINGS, wavelengths=Path("bands.txt"), sensors=sensors)
+    ).settings
+    assert found.wavelengths == tmp_path / "bands.txt"
+    assert found.sensors == SensorWords(srf=tmp_path / "srf.csv", psf=str(tmp_path / "psf.csv"))
+    named = replace(SETTINGS, wavelengths=Path("prisma"), sensors=SensorWords(psf="1.2"))
+    assert plan_batch(folder, "out", named).settings == named
+
+
 def test_another_version_runs_all_again(plan, pretend, monkeypatch):
     run(plan())
     pretend.ran.clear()

@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +152,7 @@ def plan_batch(
     """
     # the manifest must mean the same files from wherever the command is called
     folder, out = Path(os.path.abspath(folder)), Path(os.path.abspath(out))
+    settings = _anywhere(settings)
     if pairs is not None:
         pairings, unreadable = _as_written(read_pairs(Path(pairs), folder))
         found = Found((), (), unreadable, ())
@@ -178,6 +179,15 @@ def plan_batch(
             f"hyperspectral images, {len(found.references)} references" + (f" ({why})" if why else "")
         )
     return plan
+
+
+def _anywhere(settings: RunSettings) -> RunSettings:
+    """The same settings with absolute paths: a worker of a cluster has another current folder."""
+    table, sensors = settings.wavelengths, settings.sensors
+    if table is not None and table.exists():  # else it is a spectrometer's name
+        table = Path(os.path.abspath(table))
+    named = {key: type(getattr(sensors, key))(os.path.abspath(path)) for key, path in sensors.files.items()}
+    return replace(settings, wavelengths=table, sensors=replace(sensors, **named))
 
 
 def _as_written(
