@@ -219,7 +219,8 @@ def test_warnings_and_progress_are_lines_on_stderr(pretend, capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["run", "--help"], ["align", "-h"], ["info", "-h"], ["--version"]]
+    "arguments",
+    [["--help"], ["run", "--help"], ["batch", "-h"], ["align", "-h"], ["info", "-h"], ["--version"]],
 )
 def test_help_never_imports_torch(arguments):
     script = (
