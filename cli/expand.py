@@ -104,8 +104,8 @@ def expand(
 ) -> None:
     """Make a raster of the compact product PRODUCT (`run --products compact`), or of a part of it.
 
-    Values, type, scaling and nodata are those of the run's own raster. Memory does not depend on the size of
-    the product.
+    Values, type, scaling and nodata are those of the run's own raster. The product is
+    never whole in memory.
     """
     if sum(choice is not None for choice in (bands, range_nm, rgb or None)) > 1:
         raise click.UsageError("give one of --bands, --range-nm and --rgb")

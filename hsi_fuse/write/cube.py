@@ -110,7 +110,7 @@ def write_cube(
     finals = envi_paths(Path(path)) if driver == "ENVI" else (Path(path),)
     for final in finals:
         check_output(final, overwrite)
-    step = block_rows or max(1, min(TILE, CHUNK_BYTES // (like.bands * grid.width * 4)))
+    step = block_rows or rows_at_a_time(like.bands, grid.width)
     chunks = _Chunks(rows, grid, like, encoder, step, on_rows)
     with atomic_files(*finals) as parts:
         if driver == "ENVI":
@@ -130,6 +130,11 @@ def write_cube(
         )
     fraction = chunks.empty_pixels / (grid.width * grid.height)
     return WriteSummary(finals, chunks.clipped, fraction, chunks.stored_encoding)
+
+
+def rows_at_a_time(bands: int, width: int) -> int:
+    """Rows of about `CHUNK_BYTES` of float32 values."""
+    return max(1, min(TILE, CHUNK_BYTES // (bands * width * 4)))
 
 
 class _Chunks:

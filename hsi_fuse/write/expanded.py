@@ -13,7 +13,7 @@ from hsi_fuse.pictures import rgb_bands
 from hsi_fuse.problem import OnStep, silent
 from hsi_fuse.raster import Bands
 from hsi_fuse.write.compact import CompactProduct
-from hsi_fuse.write.cube import Driver, WriteSummary, write_cube
+from hsi_fuse.write.cube import Driver, WriteSummary, rows_at_a_time, write_cube
 
 Window = tuple[int, int, int, int]
 """Column and row of the first pixel, width, height; pixels of the product."""
@@ -80,6 +80,7 @@ def expand(
         driver=driver,
         creation_options=creation_options,
         overwrite=overwrite,
+        block_rows=rows_at_a_time(product.bands.bands, width),
         on_rows=lambda done, total: on_step("write", done, total, 0.0),
     )
 

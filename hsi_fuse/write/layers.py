@@ -3,14 +3,14 @@
 Support (`*_support.tif`, `*_support.csv`): what of the product rests on inference. A value's fine detail was
 seen by the reference only where its pixel *and* its band were. So two small files say it for all values:
 
-`*_support.tif`, one byte for each pixel, with a colour table:
+`*_support.tif`, one byte for each pixel, with a colour table::
 
     0  no data
     1  no reference here: all bands are interpolated from the hyperspectral image
     2  towards the end of the reference: its detail fades out
     3  seen by the reference
 
-`*_support.csv`, one line for each band of the product:
+`*_support.csv`, one line for each band of the product::
 
     band                  its number, from 1
     wavelength_nm         empty without wavelengths
