@@ -244,6 +244,15 @@ def test_the_footprint_is_that_of_the_hsi(item, result):
         assert np.abs(ring - corner).max(1).min() < 1e-7  # degrees: a centimetre
 
 
+@pytest.mark.usefixtures("plain_report")
+def test_without_wavelengths_the_item_declares_no_eo_extension(result, tmp_path):
+    plain = replace(result, hsi=replace(result.hsi, wavelengths_nm=None, fwhm_nm=None))
+    save(plain, tmp_path / "sharp.tif", products=["stac"])
+    text = (tmp_path / "sharp_stac.json").read_text()
+    assert "eo:" not in text
+    assert json.loads(text)["stac_extensions"] == list(EXTENSIONS[1:])
+
+
 def test_without_georeferencing_the_item_has_no_place(result):
     assert footprint_of(replace(result.grid, crs=None)) == (None, None)
 

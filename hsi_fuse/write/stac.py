@@ -71,18 +71,18 @@ def item_of(job: Job) -> dict[str, Any]:
             stacklevel=2,
         )
     footprint, bbox = footprint_of(result.grid)
-    software = {name: version for name, version in job.figures["provenance"]["versions"].items()}
     item: dict[str, Any] = {
         "type": "Feature",
         "stac_version": "1.1.0",
-        "stac_extensions": list(EXTENSIONS),
+        # an item must use what it declares: eo describes wavelengths
+        "stac_extensions": list(EXTENSIONS if result.hsi.wavelengths_nm is not None else EXTENSIONS[1:]),
         "id": job.output.stem,
         "geometry": footprint,
         "properties": {
             "datetime": acquired or now,
             "gsd": _rounded(result.grid.gsd_m) if result.grid.georeferenced else None,
             "processing:datetime": now,
-            "processing:software": software,
+            "processing:software": dict(job.figures["provenance"]["versions"]),
             "processing:lineage": f"hyperspectral image sharpened by hsi-fuse, preset {result.preset.name}",
             **projection_of(result.grid),
         },
