@@ -19,9 +19,10 @@ from synthetic import RATIO, WAVELENGTHS, pair_with_gaps
 from hsi_fuse import fuse, load_preset
 from hsi_fuse.errors import HsiFuseWarning, WriteError
 from hsi_fuse.pipeline import FusionResult
-from hsi_fuse.write import ON_REQUEST, save
+from hsi_fuse.write import ENDINGS, ON_REQUEST, save
 from hsi_fuse.write.layers import FADING, NO_DATA, NO_GUIDE, SEEN
 from hsi_fuse.write.stac import EXTENSIONS, acquisition_time, footprint_of
+from hsi_fuse.write.table import PRODUCTS
 from hsi_fuse.write.unmixed import unmixed
 
 GOOD = slice(1, 29)
@@ -130,6 +131,13 @@ def test_a_method_that_does_not_unmix_has_no_materials_and_it_is_said(result, tm
         written = save(bare, tmp_path / "sharp.tif", products=[name])
     assert not any(name in path.name for path in written)
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in written}
+
+
+def test_no_two_products_share_a_name_or_a_file():
+    names = [product.name for product in PRODUCTS]
+    assert len(set(names)) == len(names)
+    assert len(set(ENDINGS)) == len(ENDINGS)
+    assert all(len(product.media_type) == len(product.endings) for product in PRODUCTS)
 
 
 def test_an_unknown_product_is_refused(result, tmp_path):

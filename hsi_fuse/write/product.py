@@ -70,7 +70,7 @@ class Product:
     roles : tuple of str
         In a STAC item.
     always : bool
-        Whether every run writes it.
+        Whether every run that has it writes it, asked or not.
     lacks : callable (FusionResult) -> str or None
         Why there can be none of a result.
     """

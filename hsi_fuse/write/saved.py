@@ -166,7 +166,7 @@ def save(
 
 def _there_is(product: Product, result: FusionResult) -> bool:
     why = product.lacks(result)
-    if why is not None:
+    if why is not None and not product.always:  # it was asked for
         warnings.warn(f"no {product.name} written: {why}", HsiFuseWarning, stacklevel=3)
     return why is None
 

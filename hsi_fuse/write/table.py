@@ -91,6 +91,9 @@ ON_REQUEST = {product.name: product for product in PRODUCTS if not product.alway
 SIDE_PRODUCTS = tuple(ending for product in ALWAYS for ending in product.endings)
 """Endings of the files that stand beside every raster."""
 
+ENDINGS = tuple(ending for product in PRODUCTS for ending in product.endings)
+"""Of every file that may stand beside a raster."""
+
 
 def chosen(names: tuple[str, ...]) -> tuple[Product, ...]:
     """What every run writes and what is asked for by name, in order."""
