@@ -3,6 +3,7 @@
 #   make demo        fuse the scene that ships; the report is out/demo_report.html
 #   make test        the test suite (real scenes: HSI_FUSE_DATA=folder)
 #   make check       ruff and mypy
+#   make docs        the documentation, in out/docs (warnings are errors)
 #   make benchmark   quality on simulated pairs, under 20 minutes (BENCHMARK="options of benchmarks.fusion")
 #   make benchmark-full   every protocol, three seeds: hours
 #   make benchmark-batch   thirty small scenes, killed twenty times (BENCHMARK="options of benchmarks.batch")
@@ -19,7 +20,7 @@ BIN       := $(VENV)/bin
 READY     := $(VENV)/.ready
 SCENE     := sample_scenes/village
 
-.PHONY: help demo test check benchmark benchmark-full benchmark-batch benchmark-registration clean
+.PHONY: help demo test check docs benchmark benchmark-full benchmark-batch benchmark-registration clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -46,6 +47,11 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(READY)
+	$(BIN)/python -m pip install -q $(PIP_FLAGS) -c constraints.txt -e '.[docs]'
+	$(BIN)/python -m sphinx -W --keep-going -q docs out/docs
+	@echo "$(CURDIR)/out/docs/index.html"
 
 benchmark: $(READY)
 	$(BIN)/python -m benchmarks.fusion --suite subset -o out/benchmark $(BENCHMARK)

@@ -111,9 +111,9 @@ def main(arguments: list[str] | None = None) -> int:
         f"{options.threads}; "
         f"{len(scores)} runs in {minutes:.1f} minutes."
     )
-    parts = [told, tables.against_classical(scores), "#### all methods", tables.by_method(scores)]
+    parts = [told, tables.against_classical(scores), "### all methods", tables.by_method(scores)]
     if failed := tables.failures(scores):
-        parts += ["#### failed", failed]
+        parts += ["### failed", failed]
     text = "\n\n".join(parts)
     print(f"\n{text}")
     if options.output:

@@ -94,7 +94,7 @@ def against_classical(scores: Sequence[Score]) -> str:
         )
         heads = (m if m == "interpolation" else f"{m}, blind" for m in ours)
         table = _table(["scene", "best classical, true sensor", *heads], lines)
-        parts.append(f"#### {protocol}\n\n{table}")
+        parts.append(f"### {protocol}\n\n{table}")
     return "\n\n".join(parts)
 
 

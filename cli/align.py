@@ -78,10 +78,10 @@ def align(
 
     from hsi_fuse.known import SensorWords
     from hsi_fuse.preset import load_preset
-    from hsi_fuse.products import REPORT, check_outputs, refusal_reported, stored_as
     from hsi_fuse.read import open_guide, read_hsi
     from hsi_fuse.read.hsi import encoding_of
     from hsi_fuse.registered import SIDE_PRODUCTS, register_guide, save_registered
+    from hsi_fuse.write import REPORT, check_outputs, refusal_reported, stored_as
 
     check_outputs(output, options.DRIVERS[form], overwrite, (*SIDE_PRODUCTS, REPORT))
 

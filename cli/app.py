@@ -17,6 +17,7 @@ from hsi_fuse.errors import HsiFuseError
 from .align import align
 from .batch import batch
 from .console import State, one_line, warnings_as_lines
+from .expand import expand
 from .info import info
 from .presets import presets
 from .run import run
@@ -46,6 +47,7 @@ Examples:
   hsi-fuse run scene.hdr camera.tif --scale 4 -o sharp.tif
   hsi-fuse batch acquisitions -o sharp --jobs 2
   hsi-fuse align scene.hdr camera.tif -o registered.tif
+  hsi-fuse expand sharp_compact.safetensors --rgb -o rgb.tif
   hsi-fuse simulate scene.hdr --protocol x4-rgb-mild -o pair
   hsi-fuse presets show fast
 
@@ -63,7 +65,7 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for command in (run, batch, align, info, simulate, presets):
+for command in (run, batch, align, info, expand, simulate, presets):
     cli.add_command(command)
 
 

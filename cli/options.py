@@ -57,13 +57,21 @@ PATH = click.Path(
     path_type=Path
 )  # not `exists=True`: the reader knows better what is missing, and its exit code
 
-PRODUCTS = ("uncertainty",)
+PRODUCTS = {
+    "uncertainty": "a standard deviation for each value",
+    "confidence": "how far the reference is believed, by pixel",
+    "support": "which pixels and bands rest on inference",
+    "endmembers": "spectra of the materials (CSV, ENVI spectral library)",
+    "abundances": "their shares",
+    "compact": "the product in factors, for `hsi-fuse expand`",
+    "stac": "a STAC item",
+}
 
 
 def _products(context: click.Context, parameter: click.Parameter, given: str | None) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(name.strip() for name in (given or "").split(",") if name.strip()))
     if names == ("all",):
-        return PRODUCTS
+        return tuple(PRODUCTS)
     for name in names:
         if name not in PRODUCTS:
             raise click.BadParameter(f"{name!r} is none of {', '.join(PRODUCTS)}, all")
@@ -90,11 +98,20 @@ form = stacked(
     ),
 )
 raster = stacked(form, click.option("--overwrite", is_flag=True, help="Replace outputs that exist."))
-products = click.option(
-    "--products",
-    metavar="NAME,...|all",
-    callback=_products,
-    help="Write beside the product too: uncertainty (a standard deviation for each value).",
+products = stacked(
+    click.option(
+        "--products",
+        metavar="NAME,...|all",
+        callback=_products,
+        help=f"Write too: {'; '.join(f'{name} ({what})' for name, what in PRODUCTS.items())}.",
+    ),
+    click.option(
+        "--compact-dtype",
+        type=click.Choice(["float32", "int16"]),
+        default="float32",
+        show_default=True,
+        help="Coefficients of the compact product: exact, or half as large with an error that it states.",
+    ),
 )
 scale = click.option(
     "--scale",

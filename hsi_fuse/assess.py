@@ -313,8 +313,6 @@ def _integrity(
         keep = valid[start : start + step]
         negative += int(((block < 0) & keep).sum())
         not_finite += int((~block.isfinite() & keep).sum())
-    srf = problem.sensor.srf
-    visible = (srf > 0.05 * srf.amax(1, keepdim=True).clamp_min(1e-30)).any(0)  # (n,)
     values = bands * int(valid.sum())
     bare = (problem.guide_weight <= 0) & valid
     return {
@@ -323,6 +321,6 @@ def _integrity(
         "negative_input_pct": 100 * float((problem.hsi[:, coarse] < 0).double().mean()) if values else None,
         "not_finite": not_finite,
         "bad_bands": list(bad_bands),
-        "inferred_bands": int((~visible).sum()),
+        "inferred_bands": int((~problem.sensor.seen).sum()),
         "without_guide_pct": 100 * float(bare.sum()) / max(1, int(valid.sum())),
     }

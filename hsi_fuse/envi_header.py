@@ -14,7 +14,7 @@ from rasterio.errors import RasterioError
 
 from hsi_fuse.errors import WriteError
 from hsi_fuse.grid import Grid
-from hsi_fuse.raster import Encoding, Raster
+from hsi_fuse.raster import Bands, Encoding, Raster
 from hsi_fuse.read.envi import CONSUMED, DATA_SUFFIXES, DTYPES, read_header
 
 DATA_TYPES = {dtype: code for code, dtype in DTYPES.items()}
@@ -29,7 +29,7 @@ def envi_paths(path: Path) -> tuple[Path, Path]:
     return path, path.with_name(path.name + ".hdr")
 
 
-def header_text(like: Raster, grid: Grid, encoding: Encoding, tags: Mapping[str, str]) -> str:
+def header_text(like: Raster | Bands, grid: Grid, encoding: Encoding, tags: Mapping[str, str]) -> str:
     """The header of a band-interleaved-by-line, little-endian image of all bands of `like`.
 
     Raises

@@ -17,7 +17,7 @@ from rasterio.windows import Window
 from hsi_fuse.errors import HsiFuseWarning, WriteError
 from hsi_fuse.files import atomic, check_output
 from hsi_fuse.grid import Grid
-from hsi_fuse.raster import Encoding, Raster
+from hsi_fuse.raster import Bands, Encoding, Raster
 
 TILE = 256
 # No `.aux.xml` beside the product, and a cache whose size (so the order of tiles in the file) does not
@@ -44,6 +44,8 @@ def write_image(
     *,
     valid: NDArray[np.bool_] | None = None,
     descriptions: Sequence[str] = (),
+    palette: Mapping[int, tuple[int, int, int, int]] | None = None,
+    tags: Mapping[str, str] | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write a small side product as a GeoTIFF.
@@ -58,6 +60,10 @@ def write_image(
         False becomes NaN in float images, and is masked by the file's own mask in integer ones.
     descriptions : sequence of str, optional
         Band names.
+    palette : mapping of int to (red, green, blue, alpha), optional
+        Colours of a single uint8 band of classes, in which 0 marks no data.
+    tags : mapping of str to str, optional
+        Metadata of the file.
     overwrite : bool
 
     Raises
@@ -75,6 +81,8 @@ def write_image(
     if floats:
         options["nodata"] = float("nan")
         values = values if valid is None else np.where(valid, values, values.dtype.type(np.nan))
+    if palette is not None:
+        options["nodata"] = 0
     with (
         atomic(path) as part,
         rasterio.Env(**GDAL, GDAL_TIFF_INTERNAL_MASK="YES"),
@@ -85,6 +93,9 @@ def write_image(
             file.write_mask(valid)
         for i, text in enumerate(descriptions):
             file.set_band_description(i + 1, text)
+        if palette is not None:
+            file.write_colormap(1, dict(palette))
+        file.update_tags(**(tags or {}))
     path.with_name(path.name + ".aux.xml").unlink(missing_ok=True)
     return path
 
@@ -131,11 +142,11 @@ def upper(options: Mapping[str, str]) -> dict[str, str]:
     return {key.upper(): value for key, value in options.items()}
 
 
-def lasting_tags(like: Raster) -> dict[str, str]:
+def lasting_tags(like: Raster | Bands) -> dict[str, str]:
     return {k: v for k, v in like.tags.items() if k.lower() not in SPATIAL_TAGS}
 
 
-def describe(file: Any, like: Raster, encoding: Encoding) -> None:
+def describe(file: Any, like: Raster | Bands, encoding: Encoding) -> None:
     """Everything known about the bands, in the two places where other software looks."""
     file.nodata = encoding.nodata
     file.scales, file.offsets = (encoding.scale,) * like.bands, (encoding.offset,) * like.bands

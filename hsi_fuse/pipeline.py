@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import numpy as np
 import torch
 from affine import Affine
 from numpy.typing import NDArray
-from torch import Tensor
 
 from hsi_fuse.align import Alignment, window_of
 from hsi_fuse.assess import Quality, assess
@@ -19,11 +19,12 @@ from hsi_fuse.confidence import refined, rejected
 from hsi_fuse.detectors import align_detectors
 from hsi_fuse.errors import AlignmentError, PresetError, SolveError
 from hsi_fuse.follow import as_followed, follow
+from hsi_fuse.frame import Frame
 from hsi_fuse.grid import Grid
 from hsi_fuse.joint import Registered, register_pair
 from hsi_fuse.known import KnownSensor, warn_of_contradiction
 from hsi_fuse.planning import Plan, plan
-from hsi_fuse.preset import Preset
+from hsi_fuse.preset import Preset, load_preset
 from hsi_fuse.problem import Estimate, OnStep, Problem, StageResult, silent
 from hsi_fuse.raster import Raster
 from hsi_fuse.read import Guide
@@ -33,7 +34,7 @@ from hsi_fuse.register import RegisterOptions
 from hsi_fuse.registration import registration_figures
 from hsi_fuse.sense import Sensing
 from hsi_fuse.stages import STAGES
-from hsi_fuse.subspace import estimate_noise, interpolate, upsample
+from hsi_fuse.subspace import estimate_noise, interpolate
 from hsi_fuse.uncertainty import Uncertainty, calibrate
 
 
@@ -73,18 +74,17 @@ class FusionResult:
     hsi: Raster
     provenance: Mapping[str, Any]
 
+    @cached_property
+    def frame(self) -> Frame:
+        """Where the estimate stands among the input's bands and pixels."""
+        return Frame.of(self.hsi, self.problem.ratio)
+
     def rows(self, start: int, stop: int) -> NDArray[np.float32]:
         """Rows of the product with all of the input's bands, (band, rows, W); NaN where there are no data.
 
         Bands that took no part are interpolated from the input where it has values for them.
         """
-        good = self.hsi.good_bands
-        out = self._in_place(self.estimate.rows(start, stop), start, stop)
-        if not good.all():
-            idle = self._idle_bands(start, stop)
-            idle[:, ~self._valid(start, stop)] = np.nan
-            out[~good] = idle
-        return out
+        return self.frame.filled(self.estimate.rows(start, stop), start)
 
     def sigma_rows(self, start: int, stop: int) -> NDArray[np.float32]:
         """The same rows of the product's standard deviation; NaN for bands that took no part too.
@@ -96,41 +96,13 @@ class FusionResult:
         """
         if self.uncertainty is None:
             raise SolveError(f"no uncertainty: {self.quality.figures['uncertainty']['reason']}")
-        return self._in_place(self.uncertainty.rows(start, stop), start, stop)
-
-    def _in_place(self, block: Tensor, start: int, stop: int) -> NDArray[np.float32]:
-        """Good bands (n, rows, W) among all of the input's, (band, rows, W); NaN where there are no data."""
-        out = np.full((self.hsi.bands, stop - start, self.grid.width), np.nan, np.float32)
-        out[self.hsi.good_bands] = block.cpu().numpy()
-        out[:, ~self._valid(start, stop)] = np.nan
-        return out
-
-    def _valid(self, start: int, stop: int) -> NDArray[np.bool_]:
-        """Where rows start..stop-1 have data, (rows, W)."""
-        ratio = self.problem.ratio
-        first, last = start // ratio, -(-stop // ratio)
-        valid = self.hsi.valid[first:last].repeat(ratio, 0).repeat(ratio, 1)
-        return valid[start - first * ratio : stop - first * ratio]
-
-    def _idle_bands(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Rows of the bands that took no part, interpolated; NaN for empty ones."""
-        idle = self.hsi.values[~self.hsi.good_bands]  # (b, h, w)
-        ratio, height = self.problem.ratio, self.hsi.grid.height
-        first, last = (
-            max(start // ratio - 3, 0),
-            min(-(-stop // ratio) + 3, height),
-        )  # bicubic reaches 2 pixels
-        fine = upsample(torch.from_numpy(np.ascontiguousarray(idle[:, first:last])), ratio).numpy()
-        rows: NDArray[np.float32] = fine[:, start - first * ratio : stop - first * ratio]
-        empty = ~idle.any((1, 2))
-        rows[empty] = np.nan
-        return rows
+        return self.frame.placed(self.uncertainty.rows(start, stop), start)
 
 
 def fuse(
     hsi: Raster,
     guide: Guide,
-    preset: Preset,
+    preset: Preset | str | Path = "fast",
     *,
     scale: int | None = None,
     known: KnownSensor | None = None,
@@ -147,7 +119,7 @@ def fuse(
     hsi : Raster
     guide : Guide
         Read through the window that matters.
-    preset : Preset
+    preset : Preset, or the name or path of one
     scale : int, optional
         Fine pixels per HSI pixel; default from the ground sampling distances.
     known : KnownSensor, optional
@@ -165,7 +137,7 @@ def fuse(
 
     Raises
     ------
-    GridError, AlignmentError, SolveError
+    GridError, AlignmentError, PresetError, SolveError
     RefusedError
         See `align`.
     ReadError
@@ -173,7 +145,7 @@ def fuse(
     """
     clock = Clock()
     where = choose_device(device)
-    torch.manual_seed(seed)
+    preset = preset if isinstance(preset, Preset) else load_preset(preset)
     with recorded() as warned:
         planned = plan(hsi, guide, scale, known)
         with clock("align"):

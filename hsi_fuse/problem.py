@@ -105,7 +105,10 @@ class Estimate:
     def rows(self, start: int, stop: int) -> Tensor:
         """Rows start..stop-1 of the cube, (n, stop - start, W). The only access to it."""
         block = self.coefficients[:, start:stop]  # (k, r, W)
-        return torch.tensordot(self.basis, block, dims=1) + self.mean[:, None, None]
+        rows = block.new_empty(len(self.basis), *block.shape[1:])
+        for i in range(block.shape[1]):  # one at a time: rounding then does not depend on the block
+            rows[:, i] = torch.addmm(self.mean[:, None], self.basis, block[:, i].contiguous())
+        return rows
 
     @property
     def shape(self) -> tuple[int, int, int]:

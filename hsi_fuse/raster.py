@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -76,16 +76,85 @@ class Raster:
             raise ReadError(
                 f"valid mask must be bool {self.grid.shape}, got {self.valid.dtype} {self.valid.shape}"
             )
-        for name in ("wavelengths_nm", "fwhm_nm", "good_bands"):
-            value = getattr(self, name)
-            if value is not None and value.shape != (bands,):
-                raise ReadError(
-                    f"{name} must have one entry for each of {bands} bands, got shape {value.shape}"
-                )
-        if self.band_names and len(self.band_names) != bands:
-            raise ReadError(f"{len(self.band_names)} band names for {bands} bands")
+        _check_bands(self)
 
     @property
     def bands(self) -> int:
         """Number of bands, bad ones included."""
         return int(self.values.shape[0])
+
+
+@dataclass(frozen=True)
+class Bands:
+    """A raster without its pixels: what is known about its bands, and how they are stored.
+
+    Attributes
+    ----------
+    bands : int
+        Number of bands.
+    wavelengths_nm, fwhm_nm, good_bands, band_names, encoding, tags
+        As in `Raster`.
+    """
+
+    bands: int
+    wavelengths_nm: NDArray[np.float64] | None = None
+    fwhm_nm: NDArray[np.float64] | None = None
+    good_bands: NDArray[np.bool_] = field(default=None)  # type: ignore[arg-type]
+    band_names: tuple[str, ...] = ()
+    encoding: Encoding = Encoding()
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.good_bands is None:
+            object.__setattr__(self, "good_bands", np.ones(self.bands, bool))
+        _check_bands(self)
+
+    @classmethod
+    def of(cls, raster: Raster) -> Bands:
+        """What a raster says of its bands."""
+        return cls(
+            raster.bands,
+            raster.wavelengths_nm,
+            raster.fwhm_nm,
+            raster.good_bands,
+            raster.band_names,
+            raster.encoding,
+            raster.tags,
+        )
+
+    def take(self, indexes: Sequence[int]) -> Bands:
+        """These bands (from 0) in this order; of the tags, lists of one entry for each band follow.
+
+        `default bands` goes: it names bands by their number.
+        """
+        keep = list(indexes)
+
+        def some(values: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
+            return None if values is None else values[keep]
+
+        tags = {}
+        for key, text in self.tags.items():
+            entries = text.strip("{}").split(",") if text[:1] == "{" and text[-1:] == "}" else []
+            if key.lower() == "default bands":
+                continue
+            one_each = len(entries) == self.bands and self.bands > 1
+            tags[key] = "{" + ",".join(entries[i] for i in keep) + "}" if one_each else text
+        return Bands(
+            len(keep),
+            some(self.wavelengths_nm),
+            some(self.fwhm_nm),
+            self.good_bands[keep],
+            tuple(self.band_names[i] for i in keep) if self.band_names else (),
+            self.encoding,
+            tags,
+        )
+
+
+def _check_bands(described: Raster | Bands) -> None:
+    bands = described.bands
+    for name in ("wavelengths_nm", "fwhm_nm", "good_bands"):
+        value = getattr(described, name)
+        if value is not None and value.shape != (bands,):
+            raise ReadError(f"{name} must have one entry for each of {bands} bands, got shape {value.shape}")
+    if described.band_names and len(described.band_names) != bands:
+        raise ReadError(f"{len(described.band_names)} band names for {bands} bands")

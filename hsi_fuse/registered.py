@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from affine import Affine
 
 from hsi_fuse import mapping_files
@@ -23,12 +22,11 @@ from hsi_fuse.pipeline import align_or_follow, choose_device
 from hsi_fuse.planning import plan
 from hsi_fuse.preset import Preset
 from hsi_fuse.problem import OnStep, silent
-from hsi_fuse.products import REPORT, check_outputs, outputs, stored_as
 from hsi_fuse.raster import Raster
 from hsi_fuse.read import Guide
 from hsi_fuse.read.hsi import encoding_of
 from hsi_fuse.record import Clock, provenance_of, recorded, versions
-from hsi_fuse.write import Driver, write_cube
+from hsi_fuse.write import REPORT, Driver, check_outputs, outputs, stored_as, write_cube
 
 SIDE_PRODUCTS = (*mapping_files.ENDINGS, "_registration.json")
 """Endings of the files that stand beside a registered reference."""
@@ -94,7 +92,6 @@ def register_guide(
     """
     clock = Clock()
     where = choose_device(device)
-    torch.manual_seed(seed)
     with recorded() as warned:
         planned = plan(hsi, guide, scale, known)
         with clock("align"):
@@ -128,7 +125,7 @@ def save_registered(
     Type, scaling, nodata and band names are the guide's; without a nodata number in an integer file one is
     chosen where the guide does not cover the product, with a warning. With `overwrite` the report of an
     earlier refusal goes. Parameters, errors and what is left behind after them (nothing) are those of
-    `products.save`.
+    `write.save`.
 
     Returns
     -------

@@ -14,10 +14,18 @@ from hsi_fuse.pipeline import fuse
 from hsi_fuse.planning import Plan, plan
 from hsi_fuse.preset import Preset, describe
 from hsi_fuse.problem import OnStep, silent
-from hsi_fuse.products import ON_REQUEST, check_outputs, endings_with, refusal_reported, save, stored_as
 from hsi_fuse.raster import Raster
 from hsi_fuse.read import Guide, open_guide, read_hsi
-from hsi_fuse.write import Driver
+from hsi_fuse.write import (
+    ON_REQUEST,
+    CompactDtype,
+    Driver,
+    check_outputs,
+    endings_with,
+    refusal_reported,
+    save,
+    stored_as,
+)
 
 
 @dataclass(frozen=True)
@@ -34,7 +42,9 @@ class RunSettings:
     sensors : SensorWords
         What need not be learned of the sensors.
     products : tuple of str
-        Which of `products.ON_REQUEST` to write too.
+        Which of `write.ON_REQUEST` to write too.
+    compact_dtype : "float32" or "int16"
+        How the compact product keeps its coefficients.
     driver : "GTiff", "ENVI" or "COG"
     creation_options : tuple of (str, str)
         Of the GDAL driver.
@@ -57,6 +67,7 @@ class RunSettings:
     wavelengths: Path | None = None
     sensors: SensorWords = field(default_factory=SensorWords)
     products: tuple[str, ...] = ()
+    compact_dtype: CompactDtype = "float32"
     driver: Driver = "GTiff"
     creation_options: tuple[tuple[str, str], ...] = ()
     nodata: float | None = None
@@ -82,6 +93,7 @@ class RunSettings:
             "wavelengths": None if self.wavelengths is None else str(self.wavelengths),
             "sensors": {key: value and str(value) for key, value in asdict(self.sensors).items()},
             "products": list(self.products),
+            "compact_dtype": self.compact_dtype,
             "driver": self.driver,
             "creation_options": dict(self.creation_options),
             "nodata": self.nodata,
@@ -159,6 +171,7 @@ def run_scene(job: Job, on_step: OnStep = silent) -> list[Path]:
             creation_options=dict(how.creation_options),
             overwrite=job.overwrite,
             nodata=how.nodata,
+            compact_dtype=how.compact_dtype,
             on_step=on_step,
         )
 

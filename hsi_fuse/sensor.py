@@ -10,6 +10,8 @@ from torch import Tensor
 
 from hsi_fuse.errors import SolveError
 
+LEAST_RESPONSE = 0.05
+
 
 @dataclass(frozen=True)
 class Sensor:
@@ -50,6 +52,11 @@ class Sensor:
             )
         if bool((self.srf < 0).any()) or self.offset.shape != (self.srf.shape[0],):
             raise SolveError("sensor: the SRF must be non-negative, with one offset for each guide band")
+
+    @property
+    def seen(self) -> Tensor:
+        """HSI bands (n,) to which a guide band responds with more than 5 % of its largest response."""
+        return (self.srf > LEAST_RESPONSE * self.srf.amax(1, keepdim=True).clamp_min(1e-30)).any(0)
 
     @property
     def psf_fwhm(self) -> tuple[float, float]:

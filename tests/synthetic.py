@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
+import rasterio
 import torch
 from affine import Affine
 from numpy.typing import NDArray
+from rasterio.crs import CRS
 from scipy.ndimage import gaussian_filter, map_coordinates
 from torch import Tensor
 
 from hsi_fuse.grid import Grid
 from hsi_fuse.physics import gaussian_psf, mix_bands
 from hsi_fuse.problem import Problem
-from hsi_fuse.raster import Raster
+from hsi_fuse.raster import Encoding, Raster
+from hsi_fuse.read import Guide, open_guide
 from hsi_fuse.simulate import FWHM_PER_SIGMA, MS4, PAN, RGB, ObservedPair, Protocol, observe, srf_rows
 from hsi_fuse.subspace import estimate_noise, fit_subspace
 from hsi_fuse.warp import Pair
@@ -210,3 +214,32 @@ def fwhm_of(psf: Tensor) -> tuple[float, float]:
     )  # rows, columns
     small, large = torch.linalg.eigvalsh(moments).sqrt().tolist()
     return FWHM_PER_SIGMA * large, FWHM_PER_SIGMA * small
+
+
+def pair_with_gaps(folder: Path) -> tuple[Raster, Guide]:
+    """A registered pair of 24 x 28 HSI pixels: one of them empty, bands 1 and 30 bad, stored as int16."""
+    grid = Grid(CRS.from_epsg(32632), Affine(4, 0, 700_000, 0, -4, 5_400_000), 28, 24)
+    pair = observed(truth=scene(24 * RATIO, 28 * RATIO))
+    path, fine = folder / "guide.tif", grid.refine(RATIO)
+    profile = {"driver": "GTiff", "dtype": "uint16", "count": 4, "crs": fine.crs, "transform": fine.transform}
+    with rasterio.open(path, "w", **profile, width=fine.width, height=fine.height) as file:
+        file.write(np.rint(2e4 * pair.guide.numpy()).clip(1, 65535).astype(np.uint16))
+    values, valid = pair.hsi.numpy().copy(), np.ones(grid.shape, bool)
+    values[:, 3, 5], valid[3, 5] = 0, False
+    good = np.ones(len(values), bool)
+    good[[0, 29]] = False
+    hsi = Raster(
+        values,
+        valid,
+        grid,
+        wavelengths_nm=WAVELENGTHS,
+        fwhm_nm=np.full(BANDS, 8.5),
+        good_bands=good,
+        encoding=Encoding("int16", 1e-4, 0.0, -9999),
+        tags={
+            "sensor type": "Test",
+            "acquisition time": "2022-07-24T10:45:26Z",
+            "default bands": "{9, 5, 2}",
+        },
+    )
+    return hsi, open_guide(path)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import rasterio
 
-from hsi_fuse import cli, errors, products
+from hsi_fuse import cli, errors, write
 from hsi_fuse.cli import options
 from hsi_fuse.preset import describe, load_preset
 
@@ -80,11 +80,11 @@ def test_wrong_usage(refused):
 def test_an_unknown_product_lists_those_there_are(refused):
     line = refused(2, "run", "a.hdr", "b.tif", "--products", "uncertainty,beauty")
     assert "'beauty'" in line
-    assert "uncertainty, all" in line
+    assert "uncertainty, confidence" in line
 
 
 def test_the_products_that_can_be_asked_for_are_those_that_are_written():
-    assert tuple(products.ON_REQUEST) == options.PRODUCTS
+    assert tuple(write.ON_REQUEST) == tuple(options.PRODUCTS)
 
 
 def test_unknown_preset_lists_those_there_are(refused, pair):

@@ -13,14 +13,13 @@ import rasterio
 import torch
 from affine import Affine
 from rasterio.crs import CRS
-from synthetic import RATIO, WAVELENGTHS, observed, scene
+from synthetic import RATIO, WAVELENGTHS, pair_with_gaps
 
-from hsi_fuse import fuse, load_preset, open_guide, read_hsi
+from hsi_fuse import fuse, load_preset, read_hsi
 from hsi_fuse.errors import HsiFuseWarning, WriteError
 from hsi_fuse.grid import Grid
 from hsi_fuse.pipeline import FusionResult
-from hsi_fuse.products import SIDE_PRODUCTS, check_outputs, outputs, save
-from hsi_fuse.raster import Encoding, Raster
+from hsi_fuse.write import SIDE_PRODUCTS, check_outputs, outputs, save
 
 GRID = Grid(CRS.from_epsg(32632), Affine(4, 0, 700_000, 0, -4, 5_400_000), 28, 24)
 
@@ -28,19 +27,8 @@ GRID = Grid(CRS.from_epsg(32632), Affine(4, 0, 700_000, 0, -4, 5_400_000), 28, 2
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> FusionResult:
     """A small scene, fused: 24 x 28 HSI pixels, one of them empty, two bad bands."""
-    pair = observed(truth=scene(24 * RATIO, 28 * RATIO))
-    path = tmp_path_factory.mktemp("in") / "guide.tif"
-    fine = GRID.refine(RATIO)
-    profile = {"driver": "GTiff", "dtype": "uint16", "count": 4, "crs": fine.crs, "transform": fine.transform}
-    with rasterio.open(path, "w", **profile, width=fine.width, height=fine.height) as file:
-        file.write(np.rint(2e4 * pair.guide.numpy()).clip(1, 65535).astype(np.uint16))
-    values, valid = pair.hsi.numpy().copy(), np.ones(GRID.shape, bool)
-    values[:, 3, 5], valid[3, 5] = 0, False
-    good = np.ones(len(values), bool)
-    good[[0, 29]] = False
-    encoding = Encoding("int16", 1e-4, 0.0, -9999)
-    hsi = Raster(values, valid, GRID, wavelengths_nm=WAVELENGTHS, good_bands=good, encoding=encoding)
-    return fuse(hsi, open_guide(path), load_preset("draft"), uncertainty=True)
+    hsi, guide = pair_with_gaps(tmp_path_factory.mktemp("in"))
+    return fuse(hsi, guide, load_preset("draft"), uncertainty=True)
 
 
 def names(folder) -> set[str]:
@@ -50,7 +38,7 @@ def names(folder) -> set[str]:
 @pytest.fixture
 def plain_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spare the figures of the report where a test is not about them."""
-    monkeypatch.setattr("hsi_fuse.products._report", lambda *_: "<html></html>")
+    monkeypatch.setattr("hsi_fuse.write.learned._report", lambda *_: "<html></html>")
 
 
 def broken(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
@@ -63,7 +51,7 @@ def broken(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
         return good(self, start, stop)
 
     monkeypatch.setattr(FusionResult, "rows", rows)
-    monkeypatch.setattr("hsi_fuse.write.CHUNK_BYTES", 1)  # a row at a time
+    monkeypatch.setattr("hsi_fuse.write.cube.CHUNK_BYTES", 1)  # a row at a time
 
 
 @pytest.mark.usefixtures("plain_report")
@@ -189,7 +177,7 @@ def test_a_failure_of_the_report_leaves_no_raster(result, tmp_path, monkeypatch)
     def fail(*_args, **_more):
         raise RuntimeError("no report")
 
-    monkeypatch.setattr("hsi_fuse.products.render", fail)
+    monkeypatch.setattr("hsi_fuse.write.learned.render", fail)
     with pytest.raises(RuntimeError, match="no report"):
         save(result, tmp_path / "sharp.tif")
     assert names(tmp_path) == set()

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from hsi_fuse.errors import ReadError
 from hsi_fuse.grid import Grid
-from hsi_fuse.products import ON_REQUEST, SIDE_PRODUCTS
 from hsi_fuse.read import envi
 from hsi_fuse.read.guide import MOST_BANDS
 from hsi_fuse.read.hsi import describe
+from hsi_fuse.write.table import PRODUCTS
 
 SIGNATURES = {
     **{b"II*\0": "TIFF", b"MM\0*": "TIFF", b"II+\0": "TIFF", b"MM\0+": "TIFF"},
@@ -191,6 +191,6 @@ def _pictures(header: Path) -> bool:
 
 def _made_here(path: Path) -> bool:
     """Whether a product of ours stands there: it has a report and its figures beside it."""
-    endings = ("", *SIDE_PRODUCTS, *ON_REQUEST.values())
+    endings = ("", *(ending for product in PRODUCTS for ending in product.endings))
     stems = [path.stem] + [path.name.removesuffix(ending) for ending in endings if path.name.endswith(ending)]
     return any(path.with_name(f"{stem}_quality.json").exists() for stem in stems)

@@ -22,7 +22,7 @@ from hsi_fuse.batch.memory import available_bytes, fits
 from hsi_fuse.batch.plan import BatchPlan, Task
 from hsi_fuse.batch.summary import Row, figures_of, rows_of, write_summary
 from hsi_fuse.errors import HsiFuseError, PresetError, WriteError
-from hsi_fuse.products import ON_REQUEST, endings_with, outputs
+from hsi_fuse.write import ON_REQUEST, endings_with, outputs
 
 POLL_S = 1.0
 """How often the free memory is looked at while a scene waits for it."""

@@ -18,7 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from hsi_fuse.batch.manifest import NAME, Manifest
 from hsi_fuse.batch.plan import BatchPlan, Task
 from hsi_fuse.files import write_text
-from hsi_fuse.products import REPORT
+from hsi_fuse.write import REPORT
 
 TROUBLE = ("failed", "not run", "unpaired", "red", "amber", "none", "green")
 """States, and of what is done the report's lights, from the gravest to the best."""

@@ -203,7 +203,7 @@ class Coupled(MapOptions):
         crops = _Crops(usable, side, ring, ratio)
 
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(problem.seed)
+            torch.default_generator.manual_seed(problem.seed)  # `torch.manual_seed` would seed GPUs too
             network = UnmixingNetwork(
                 len(guide),
                 _vertices(low[:, usable], self.endmembers or subspace.size + 2),

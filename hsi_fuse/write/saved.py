@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from hsi_fuse import mapping_files
-from hsi_fuse.assess import plain
 from hsi_fuse.encode import Encoder
 from hsi_fuse.envi_header import envi_paths
 from hsi_fuse.errors import HsiFuseWarning, RefusedError, WriteError
 from hsi_fuse.files import check_output, staged, write_text
-from hsi_fuse.pictures import composite, rgb_bands, stretch_limits, view
 from hsi_fuse.pipeline import FusionResult
 from hsi_fuse.problem import OnStep, silent
 from hsi_fuse.raster import Encoding
 from hsi_fuse.record import versions
-from hsi_fuse.report import render, render_refusal, take_pictures
-from hsi_fuse.write import Driver, write_cube, write_image
-
-REPORT = "_report.html"
-SIDE_PRODUCTS = ("_quality.json", REPORT, "_rgb.tif", "_srf.csv", "_psf.csv", *mapping_files.ENDINGS)
-"""Endings of the files that stand beside every product."""
-ON_REQUEST = {"uncertainty": "_uncertainty.tif"}
-"""Side products as large as the product: name -> ending of the file."""
+from hsi_fuse.report import render_refusal
+from hsi_fuse.write.cube import Driver, write_cube
+from hsi_fuse.write.product import CompactDtype, Job, Product
+from hsi_fuse.write.table import ON_REQUEST, REPORT, SIDE_PRODUCTS, chosen
 
 
 def outputs(
@@ -82,9 +71,18 @@ def stored_as(encoding: Encoding, nodata: float | None = None) -> Encoding:
     return encoding
 
 
-def endings_with(products: Sequence[str]) -> tuple[str, ...]:
-    """Endings of all side products when some of `ON_REQUEST` are asked for by name."""
-    return (*SIDE_PRODUCTS, *(ON_REQUEST[name] for name in products))
+def endings_with(names: Sequence[str]) -> tuple[str, ...]:
+    """Endings of all side products when some of `ON_REQUEST` are asked for by name.
+
+    Raises
+    ------
+    WriteError
+        There is no such product.
+    """
+    for name in names:
+        if name not in ON_REQUEST:
+            raise WriteError(f"there is no side product {name!r}; there are {', '.join(ON_REQUEST)}")
+    return tuple(ending for product in chosen(tuple(names)) for ending in product.endings)
 
 
 def save(
@@ -96,9 +94,10 @@ def save(
     creation_options: Mapping[str, str] | None = None,
     overwrite: bool = False,
     nodata: float | None = None,
+    compact_dtype: CompactDtype = "float32",
     on_step: OnStep = silent,
 ) -> list[Path]:
-    """Write the product and, with its stem and `SIDE_PRODUCTS`, what stands beside it.
+    """Write the product and, with its stem, what stands beside it.
 
     Everything is made in a folder beside the output and moved into place at the end.
 
@@ -107,14 +106,17 @@ def save(
     result : FusionResult
     output : path
     products : sequence of str
-        Which of `ON_REQUEST` to write too. `uncertainty`: a standard deviation for each value of the product,
-        as float32; left out where it could not be calibrated.
+        Which of `ON_REQUEST` to write too; see `write.table`. What a result has not is left out with a
+        warning.
     driver : "GTiff", "ENVI" or "COG"
     creation_options : mapping, optional
         Of the GDAL driver.
     overwrite : bool
     nodata : float, optional
         Stored value that marks no data; default: the input's.
+    compact_dtype : "float32" or "int16"
+        How the compact product keeps its coefficients: exactly, or in half the space with an error that it
+        states.
     on_step : callable
         Progress.
 
@@ -127,23 +129,26 @@ def save(
     ------
     WriteError
         An output exists, or cannot be written; nothing is left behind then.
+
+    Warns
+    -----
+    HsiFuseWarning
+        There is no such side product of this result.
     """
     output = Path(output)
-    if result.uncertainty is None and "uncertainty" in products:
-        why = result.quality.figures["uncertainty"]["reason"]
-        warnings.warn(f"no uncertainty is written: {why}", HsiFuseWarning, stacklevel=2)
-        products = [name for name in products if name != "uncertainty"]
-    endings = endings_with(products)
+    endings_with(products)
+    written = tuple(product for product in chosen(tuple(products)) if _there_is(product, result))
+    endings = tuple(ending for product in written for ending in product.endings)
     check_outputs(output, driver, overwrite, endings)
     finals = outputs(output, driver, endings)
-    like = result.hsi
-    encoding = stored_as(like.encoding, nodata)
+    encoding = stored_as(result.hsi.encoding, nodata)
     with staged(*finals) as folder:
+        place = folder / output.name
         summary = write_cube(
-            folder / output.name,
+            place,
             result.rows,
             result.grid,
-            like,
+            result.hsi,
             driver=driver,
             encoding=encoding,
             creation_options=creation_options or {},
@@ -152,23 +157,18 @@ def save(
         figures = dict(result.quality.figures)
         figures["integrity"] = {**figures["integrity"], "clipped_values": summary.clipped}
         figures["provenance"] = {**result.provenance, "versions": versions()}
-        beside = {ending: folder / (output.stem + ending) for ending in endings}
-        beside["_quality.json"].write_text(json.dumps(plain(figures), indent=1) + "\n", encoding="utf-8")
-        beside[REPORT].write_text(_report(result, output.name, figures["provenance"]), encoding="utf-8")
-        beside["_srf.csv"].write_text(_srf_table(result), encoding="utf-8")
-        beside["_psf.csv"].write_text(_psf_table(result), encoding="utf-8")
-        _quicklook(result, beside["_rgb.tif"])
-        if "uncertainty" in products:
-            write_cube(
-                beside[ON_REQUEST["uncertainty"]],
-                result.sigma_rows,
-                result.grid,
-                like,
-                encoding=Encoding("float32", nodata=float("nan")),
-            )
-        ground = mapping_files.ground_of(like.grid, result.grid.crs)
-        mapping_files.write_mapping(folder / output.name, result.alignment, ground, result.problem.ratio)
+        names = tuple((product, tuple(p.name for p in product.paths(output))) for product in written)
+        job = Job(result, place, driver, encoding, summary, figures, names, compact_dtype)
+        for product in written:
+            product.write(job, product.paths(place))
     return list(finals)
+
+
+def _there_is(product: Product, result: FusionResult) -> bool:
+    why = product.lacks(result)
+    if why is not None and not product.always:  # it was asked for
+        warnings.warn(f"no {product.name} written: {why}", HsiFuseWarning, stacklevel=3)
+    return why is None
 
 
 @contextmanager
@@ -188,50 +188,3 @@ def refusal_reported(output: str | Path, overwrite: bool = False) -> Iterator[No
         page = output.with_name(output.stem + REPORT)
         write_text(page, render_refusal(error.attempt, str(error), title=output.name), overwrite)
         raise RefusedError(f"{error}; what was tried: {page}", error.attempt) from error
-
-
-def _wavelengths(result: FusionResult) -> list[float] | None:
-    known = result.hsi.wavelengths_nm
-    return None if known is None else [float(w) for w in known[result.hsi.good_bands]]
-
-
-def _report(result: FusionResult, name: str, provenance: Mapping[str, Any]) -> str:
-    pictures = take_pictures(
-        result.problem,
-        result.estimate,
-        result.interpolation,
-        _wavelengths(result),
-        result.quality.maps["sam_deg"],
-    )
-    return render(result.quality, pictures, title=name, provenance=provenance, alignment=result.alignment)
-
-
-def _srf_table(result: FusionResult) -> str:
-    """One line for each good band: wavelength, response of each guide band (HSI units -> guide units)."""
-    srf = result.problem.sensor.srf.cpu().numpy()
-    axis = _wavelengths(result) or [float(k + 1) for k in range(srf.shape[1])]
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    names = [f"guide_band_{i + 1}" for i in range(len(srf))]
-    table.writerow(["wavelength_nm" if result.hsi.wavelengths_nm is not None else "good_band", *names])
-    for where, row in zip(axis, srf.T, strict=True):
-        table.writerow([f"{where:.6g}", *(f"{v:.6g}" for v in row)])
-    return text.getvalue()
-
-
-def _psf_table(result: FusionResult) -> str:
-    """The PSF on the fine grid, one line for each row."""
-    psf = result.problem.sensor.psf.cpu().numpy()
-    return "\n".join(",".join(f"{v:.6g}" for v in row) for row in psf) + "\n"
-
-
-def _quicklook(result: FusionResult, path: Path) -> None:
-    """An 8-bit RGB of the product."""
-    bands = rgb_bands(result.problem.hsi.shape[0], _wavelengths(result))
-    ratio = result.problem.ratio
-    valid = result.hsi.valid.repeat(ratio, 0).repeat(ratio, 1)
-    values = view(result.estimate, bands)
-    image = composite(values, stretch_limits(values, valid), valid)  # (H, W, 3)
-    write_image(
-        path, image.transpose(2, 0, 1), result.grid, valid=valid, descriptions=("red", "green", "blue")
-    )

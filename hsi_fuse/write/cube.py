@@ -18,20 +18,12 @@ from rasterio.windows import Window
 from hsi_fuse.encode import Encoder
 from hsi_fuse.envi_header import envi_paths, header_text
 from hsi_fuse.errors import HsiFuseWarning, WriteError
-from hsi_fuse.files import atomic, atomic_files, check_output, write_text
+from hsi_fuse.files import atomic_files, check_output
 from hsi_fuse.grid import Grid
 from hsi_fuse.gtiff import TILE, describe, gdal, geometry, lasting_tags, profile, upper, verify, write_image
-from hsi_fuse.raster import Encoding, Raster
+from hsi_fuse.raster import Bands, Encoding, Raster
 
-__all__ = [
-    "WriteSummary",
-    "atomic",
-    "atomic_files",
-    "check_output",
-    "write_cube",
-    "write_image",
-    "write_text",
-]
+__all__ = ["Driver", "WriteSummary", "write_cube", "write_image"]
 
 Rows = Callable[[int, int], NDArray[np.float32]]
 OnRows = Callable[[int, int], None]
@@ -68,7 +60,7 @@ def write_cube(
     path: str | Path,
     rows: Rows,
     grid: Grid,
-    like: Raster,
+    like: Raster | Bands,
     *,
     driver: Driver = "GTiff",
     encoding: Encoding | None = None,
@@ -87,8 +79,8 @@ def write_cube(
         Physical values of all bands of `like`, in order, NaN where there is none. Called once for each row.
     grid : Grid
         Of the product, (H, W).
-    like : Raster
-        The hyperspectral image; gives wavelengths, FWHM, good bands, names and tags.
+    like : Raster or Bands
+        The hyperspectral image, or what is known of its bands: wavelengths, FWHM, good bands, names, tags.
     driver : "GTiff", "ENVI" or "COG"
         A COG stores bands interleaved by pixel with this GDAL.
     encoding : Encoding, optional
@@ -118,7 +110,7 @@ def write_cube(
     finals = envi_paths(Path(path)) if driver == "ENVI" else (Path(path),)
     for final in finals:
         check_output(final, overwrite)
-    step = block_rows or max(1, min(TILE, CHUNK_BYTES // (like.bands * grid.width * 4)))
+    step = block_rows or rows_at_a_time(like.bands, grid.width)
     chunks = _Chunks(rows, grid, like, encoder, step, on_rows)
     with atomic_files(*finals) as parts:
         if driver == "ENVI":
@@ -140,11 +132,22 @@ def write_cube(
     return WriteSummary(finals, chunks.clipped, fraction, chunks.stored_encoding)
 
 
+def rows_at_a_time(bands: int, width: int) -> int:
+    """Rows of about `CHUNK_BYTES` of float32 values."""
+    return max(1, min(TILE, CHUNK_BYTES // (bands * width * 4)))
+
+
 class _Chunks:
     """The cube as encoded row chunks, counting what happens to it on the way."""
 
     def __init__(
-        self, rows: Rows, grid: Grid, like: Raster, encoder: Encoder, step: int, on_rows: OnRows | None
+        self,
+        rows: Rows,
+        grid: Grid,
+        like: Raster | Bands,
+        encoder: Encoder,
+        step: int,
+        on_rows: OnRows | None,
     ) -> None:
         self.grid, self.like, self.encoder = grid, like, encoder
         self._rows, self._step, self._on_rows = rows, step, on_rows
