@@ -10,7 +10,8 @@ import numpy as np
 
 from hsi_fuse.errors import ReadError
 from hsi_fuse.nominal import hsi_bands, sensor_names
-from hsi_fuse.read.source import Numbers, warn
+from hsi_fuse.read.source import Numbers, Spectrum, warn
+from hsi_fuse.read.store import Flags
 
 _NM_PER_UNIT = {
     **dict.fromkeys(("nanometers", "nanometer", "nanometres", "nanometre", "nm"), 1.0),
@@ -72,6 +73,18 @@ def to_nm(values: Numbers, unit: str | None, where: Path | str) -> tuple[Numbers
             return values * factor, factor
     warn(f"{where}: wavelengths {_span(values)} fit neither nanometres nor micrometres; they are not used")
     return None, 1.0
+
+
+def spectrum_of(
+    wavelengths: Numbers | None, fwhm: Numbers | None, unit: str | None, good: Flags | None, where: Path | str
+) -> Spectrum:
+    """What a file says of its bands, in nm as far as it makes sense; FWHM are in the wavelengths' unit."""
+    if wavelengths is None:
+        return Spectrum(flagged_good=good)
+    wavelengths_nm, factor = to_nm(wavelengths, unit, where)
+    if wavelengths_nm is None or fwhm is None:
+        return Spectrum(wavelengths_nm, None, good)
+    return Spectrum(wavelengths_nm, fwhm_to_nm(fwhm, factor, where), good)
 
 
 def fwhm_to_nm(values: Numbers, factor: float, where: Path | str) -> Numbers | None:
