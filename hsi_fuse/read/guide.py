@@ -93,7 +93,7 @@ class Guide:
         present: Flags = np.isfinite(values)
         valid: Flags = np.asarray(present.all(axis=0))
         if self.mask is not None:
-            valid &= ~self.mask.excluded(grid)
+            valid &= ~self.mask.excluded(self.grid, (top, left, bottom - top, right - left))
         return Raster(
             values=np.where(present, values, np.float32(0)),
             valid=valid,

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from hsi_fuse.errors import ReadError
-from hsi_fuse.grid import Grid
 from hsi_fuse.raster import Encoding, Raster
 from hsi_fuse.read.mask import Mask
 from hsi_fuse.read.recognise import describe
@@ -75,9 +74,10 @@ def read_hsi(
         source = replace(source, spectrum=Spectrum(*listed, source.spectrum.flagged_good))
     elif source.spectrum.wavelengths_nm is None:
         warn(f"{path}: no wavelengths; give them with --wavelengths FILE where the sensor is known")
-    grid, values = _read_window(source, bounds)
+    part = (0, 0, *source.grid.shape) if bounds is None else source.grid.covering(bounds)
+    values = _read_window(source, *part)
     if mask is not None:
-        values[:, mask.excluded(grid)] = np.nan
+        values[:, mask.excluded(source.grid, part)] = np.nan
     present = np.isfinite(values)
     if not present.any():
         why = f"nodata (ignore value {source.nodata[0]})" + (" or masked" if mask is not None else "")
@@ -92,7 +92,7 @@ def read_hsi(
     return Raster(
         values=values,
         valid=valid,
-        grid=grid,
+        grid=source.grid.window(*part),
         wavelengths_nm=source.spectrum.wavelengths_nm,
         fwhm_nm=source.spectrum.fwhm_nm,
         good_bands=good,
@@ -102,12 +102,8 @@ def read_hsi(
     )
 
 
-def _read_window(
-    source: Source, bounds: tuple[float, float, float, float] | None
-) -> tuple[Grid, NDArray[np.float32]]:
-    """The pixels within bounds, strip by strip: their grid and values (band, y, x), NaN for none."""
-    whole = (0, 0, *source.grid.shape)
-    top, left, height, width = whole if bounds is None else source.grid.covering(bounds)
+def _read_window(source: Source, top: int, left: int, height: int, width: int) -> NDArray[np.float32]:
+    """The pixels of a window, strip by strip: (band, y, x), NaN for none."""
     check_room(
         BYTES_PER_VALUE * source.bands * height * width,
         f"{source.path}: an image of {source.bands} bands, {height} lines and {width} samples",
@@ -121,7 +117,7 @@ def _read_window(
             first, last = max(start, top), min(start + image.rows_at_once, top + height)
             window = Window(left, first, width, last - first)
             values[:, first - top : last - top] = read_values(image, source, window)
-    return source.grid.window(top, left, height, width), values
+    return values
 
 
 def _good_bands(

@@ -18,6 +18,7 @@ from hsi_fuse.read.source import marks_missing, warn
 from hsi_fuse.read.store import Flags, GdalStore, opened
 
 Range = tuple[float, float]
+Window4 = tuple[int, int, int, int]
 ROWS = 1024
 _NUMBER = r"-?\d+(?:\.\d+)?"
 _ENTRY = re.compile(rf"({_NUMBER})(?:-({_NUMBER}))?")
@@ -43,8 +44,8 @@ class Mask:
     nodata: float | None
     ranges: tuple[Range, ...] = ()
 
-    def excluded(self, grid: Grid) -> Flags:
-        """Which pixels of an image to leave out, (y, x).
+    def excluded(self, image: Grid, window: Window4) -> Flags:
+        """Which pixels in a window (row, column, height, width) of an image to leave out, (y, x).
 
         Those whose centre lies in an excluding pixel of the mask, and those in which the centre of an
         excluding pixel lies: so nothing is missed whichever of both is finer. What the mask does not cover
@@ -55,19 +56,20 @@ class Mask:
         ReadError
             If mask and image cannot be related, or the mask cannot be read.
         """
-        out = np.zeros(grid.shape, bool)
-        if not (grid.georeferenced and self.grid.georeferenced):
-            if grid.shape != self.grid.shape:
+        if not (image.georeferenced and self.grid.georeferenced):
+            if image.shape != self.grid.shape:
                 raise ReadError(
                     f"the mask {self.store.path} of {self.grid.height} x {self.grid.width} pixels cannot be "
-                    f"laid on an image of {grid.height} x {grid.width}: not both are georeferenced"
+                    f"laid on an image of {image.height} x {image.width}: not both are georeferenced"
                 )
-            return self._excluding(0, 0, *self.grid.shape)
-        window = self._window(grid)
-        if window is None:
+            return self._excluding(*window)
+        grid = image.window(*window)
+        out = np.zeros(grid.shape, bool)
+        covering = self._window(grid)
+        if covering is None:
             warn(f"the mask {self.store.path} lies elsewhere than the image: it leaves nothing out")
             return out
-        flags, part = self._excluding(*window), self.grid.window(*window)
+        flags, part = self._excluding(*covering), self.grid.window(*covering)
         for row in range(0, grid.height, ROWS):
             rows, columns = np.mgrid[row : min(row + ROWS, grid.height), : grid.width] + 0.5
             x, y = grid.to_pixels_of(part, columns, rows)
@@ -80,7 +82,7 @@ class Mask:
         out[np.floor(y[inside]).astype(int), np.floor(x[inside]).astype(int)] = True
         return out
 
-    def _window(self, grid: Grid) -> tuple[int, int, int, int] | None:
+    def _window(self, grid: Grid) -> Window4 | None:
         """The part (row, column, height, width) of the mask that covers an image's grid, or None."""
         edge = np.linspace(0, 1, 33)
         columns, rows = np.meshgrid(edge * grid.width, edge * grid.height)
