@@ -18,7 +18,7 @@ from spectral.io.envi import EnviException, read_envi_header
 from hsi_fuse.errors import ReadError
 from hsi_fuse.grid import Grid
 from hsi_fuse.read.place import checked_grid, grid_of
-from hsi_fuse.read.source import Numbers, Source, Spectrum, measured_bands, warn
+from hsi_fuse.read.source import Numbers, Source, Spectrum, brief, measured_bands, warn
 from hsi_fuse.read.store import GdalStore, opened
 from hsi_fuse.read.wavelengths import numbers, spectrum_of
 
@@ -35,6 +35,9 @@ _PLACE = ("map info", "coordinate system string", "projection info")
 _SPECTRUM = ("wavelength", "wavelength units", "fwhm", "bbl", "band names")
 _SCALING = ("reflectance scale factor", "data gain values", "data offset values")
 CONSUMED = frozenset((*_SHAPE, *_KIND, *_PLACE, *_SPECTRUM, *_SCALING))
+
+MOST_BANDS = 10_000
+"""Above any spectrometer's; GDAL needs minutes to open ten times as many."""
 
 Fields = Mapping[str, str | list[str]]
 
@@ -60,7 +63,7 @@ class Header:
             return int(value)
         except ValueError:
             raise ReadError(
-                f"{self.path}: {key} is {value!r}, not a whole number; correct the header"
+                f"{self.path}: {key} is {brief(value)}, not a whole number; correct the header"
             ) from None
 
     def list(self, key: str, count: int) -> Numbers | None:
@@ -92,7 +95,7 @@ def find(path: Path) -> Source | None:
         "classes" in header.fields and header.integer("bands") == 1
     ):
         raise ReadError(
-            f"{path} is a class image (classes = {header.text('classes', 'not given')}): its numbers are "
+            f"{path} is a class image (classes = {brief(header.text('classes'))}): its numbers are "
             "names, not measurements. It can be a mask (--hsi-mask, --guide-mask)"
         )
     return _describe(*pair)
@@ -230,7 +233,9 @@ def _scaling(header: Header, bands: int) -> tuple[Numbers, Numbers]:
     if factor:
         value = numbers([factor], "reflectance scale factor", header.path)[0]
         if not (math.isfinite(value) and value > 0):
-            raise ReadError(f"{header.path}: reflectance scale factor is {factor}, it must be positive")
+            raise ReadError(
+                f"{header.path}: reflectance scale factor is {brief(factor)}, it must be positive"
+            )
         if gain is None and offset is None:
             return ones / value, zeros
         if gain is not None and not np.allclose(gain * value, 1, rtol=1e-4):
@@ -258,15 +263,21 @@ def _check_storage(header: Header, data: Path) -> None:
         raise ReadError(
             f"{header.path}: data type {code} is {kind}; supported: {', '.join(map(str, DTYPES))}"
         )
+    sizes = [header.integer(key) for key in ("samples", "lines", "bands")]
+    if min(sizes) < 1 or sizes[2] > MOST_BANDS:
+        raise ReadError(
+            f"{header.path}: samples x lines x bands = {' x '.join(map(str, sizes))}; each must be at least "
+            f"1, and bands at most {MOST_BANDS}"
+        )
     if header.integer("file compression", 0):
         return
-    sizes = [header.integer(key) for key in ("samples", "lines", "bands")]
     expected = header.integer("header offset", 0) + math.prod(sizes) * np.dtype(DTYPES[code]).itemsize
     actual = data.stat().st_size
     if actual < expected:
         raise ReadError(
             f"{data} has {actual} bytes, but its header promises {expected} "
-            f"({' x '.join(map(str, sizes))} of {DTYPES[code]}); the file is cut off or the header is wrong"
+            f"(samples x lines x bands = {' x '.join(map(str, sizes))} of {DTYPES[code]}); "
+            "the file is cut off or the header is wrong"
         )
 
 

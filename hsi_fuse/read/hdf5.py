@@ -13,7 +13,7 @@ from rasterio.crs import CRS
 from rasterio.errors import CRSError
 
 from hsi_fuse.errors import ReadError
-from hsi_fuse.read.source import Numbers
+from hsi_fuse.read.source import Numbers, brief
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
@@ -86,4 +86,4 @@ def crs_of(text: str | int, path: Path) -> CRS:
     try:
         return CRS.from_epsg(text) if isinstance(text, int) else CRS.from_wkt(text)
     except CRSError:
-        raise ReadError(f"{path}: {text!r} is no coordinate system") from None
+        raise ReadError(f"{path}: {brief(str(text))} is no coordinate system") from None

@@ -86,6 +86,11 @@ class Source:
         return len(self.scale)
 
 
+def brief(text: str, most: int = 60) -> str:
+    """A value found in a file, fit for a message."""
+    return repr(text if len(text) <= most else text[: most - 3] + "...")
+
+
 def warn(message: str) -> None:
     """Tell the analyst; the report repeats it."""
     warnings.warn(message, HsiFuseWarning, stacklevel=3)

@@ -66,7 +66,7 @@ def opened(path: Path, driver: str | None = None, *, sidecar: bool = False) -> I
             warnings.simplefilter("ignore", NotGeoreferencedWarning)  # the grid says so by itself
             with rasterio.open(path, **options) as dataset:
                 yield dataset
-    except (RasterioError, CPLE_BaseError) as error:
+    except (RasterioError, CPLE_BaseError, UnicodeError) as error:  # the last: names that are no text
         raise ReadError(
             f"cannot read {path}: {error}. Is it a complete raster that GDAL knows (gdalinfo)?"
         ) from error
