@@ -233,10 +233,13 @@ def align(
     start = Affine.translation(-left, -top) * planned.start
     values = torch.from_numpy(np.ascontiguousarray(hsi.values[hsi.good_bands])).to(device)  # (n, h, w)
     weight = torch.from_numpy(hsi.valid).to(values)
+    rising = _rising(
+        hsi
+    )  # an SRF is smooth over wavelengths, not over the order in which a file has its bands
 
     def register(image: Raster, how: RegisterOptions) -> Registered:
         return register_pair(
-            values,
+            values[rising] if (np.diff(rising) < 0).any() else values,
             weight,
             image,
             start,
@@ -274,12 +277,13 @@ def align(
     figures = registration_figures(found, start, hsi.grid, scale)
     error = figures["rrmse_px"] if figures["rrmse_px"] is not None else figures["standard_error_px"]
     deviation = found.evidence.deviation_hsi_px
+    sensor = found.sensed.sensor
     problem = Problem(
         values * (weight > 0),
         weight,
         torch.from_numpy(found.guide).to(device) * (image_weight > 0),
         image_weight,
-        found.sensed.sensor,
+        replace(sensor, srf=sensor.srf[:, np.argsort(rising)]),
         estimate_noise(values, weight),
         found.sensed.guide_noise,
         seed,
@@ -298,6 +302,14 @@ def align(
         figures,
     )
     return problem, alignment
+
+
+def _rising(hsi: Raster) -> NDArray[np.intp]:
+    """The good bands in the order of their wavelengths: indices among them."""
+    count = int(hsi.good_bands.sum())
+    if hsi.wavelengths_nm is None:
+        return np.arange(count)
+    return np.argsort(hsi.wavelengths_nm[hsi.good_bands], kind="stable")
 
 
 def run_stages(
