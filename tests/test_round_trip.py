@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from affine import Affine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -15,9 +16,11 @@ from rasterio.crs import CRS
 from rasterio.enums import WktVersion
 from spectral.io import envi as spectral_envi
 
+from hsi_fuse.errors import HsiFuseWarning
 from hsi_fuse.grid import Grid
 from hsi_fuse.raster import Raster
 from hsi_fuse.read import read_hsi
+from hsi_fuse.subspace import upsample
 from hsi_fuse.write import write_cube
 
 CODES = {"u1": 1, "i2": 2, "i4": 3, "f4": 4, "f8": 5, "u2": 12, "u4": 13, "i8": 14, "u8": 15}
@@ -245,3 +248,30 @@ def test_corners_of_a_product_are_those_of_the_image_at_every_ratio(grid, ratio,
         column, row = ~read.transform * (grid.transform * (x, y))
         assert abs(column - x * ratio) < 1e-6
         assert abs(row - y * ratio) < 1e-6
+
+
+@pytest.mark.parametrize("rotation", [0.0, 37.0, -120.0])
+@pytest.mark.parametrize("ratio", [1, 2, 3, 4, 5, 8])
+def test_a_point_lies_where_it_lay(tmp_path, rotation, ratio):
+    """Interpolation of one bright pixel, written and read again: its centre of mass is the same place."""
+    grid = Grid(
+        CRS.from_epsg(32632),
+        Affine.translation(5e5, 5e6) * Affine.rotation(rotation) * Affine.scale(30, -30),
+        17,
+        15,
+    )
+    hsi = np.zeros((2, 15, 17), np.float32)
+    hsi[:, 6, 9] = 1
+    fine = upsample(torch.from_numpy(hsi), ratio).numpy()
+    like = Raster(hsi, np.ones((15, 17), bool), grid)
+    target = grid.refine(ratio)
+    for name, driver in (("p.tif", "GTiff"), ("p.img", "ENVI")):
+        write_cube(tmp_path / name, lambda a, b: fine[:, a:b], target, like, driver=driver)
+        with pytest.warns(HsiFuseWarning, match="no wavelengths"):
+            read = read_hsi(tmp_path / name)
+        rows, columns = np.mgrid[: read.grid.height, : read.grid.width] + 0.5
+        mass = read.values[0].astype(float)
+        x, y = (float((mass * k).sum() / mass.sum()) for k in (columns, rows))
+        column, row = ~grid.transform * (read.grid.transform * (x, y))
+        assert abs(column - 9.5) < 1e-3
+        assert abs(row - 6.5) < 1e-3
