@@ -233,12 +233,13 @@ def align(
     start = Affine.translation(-left, -top) * planned.start
     values = torch.from_numpy(np.ascontiguousarray(hsi.values[hsi.good_bands])).to(device)  # (n, h, w)
     weight = torch.from_numpy(hsi.valid).to(values)
-    rising = _rising(
-        hsi
-    )  # an SRF is smooth over wavelengths, not over the order in which a file has its bands
+    rising = _rising(hsi)  # an SRF is smooth over wavelengths, not over the order of bands in the file
+    known = planned.known
+    if known.srf is not None:
+        known = replace(known, srf=known.srf[:, rising])
 
     def register(image: Raster, how: RegisterOptions) -> Registered:
-        return register_pair(
+        found = register_pair(
             values[rising] if (np.diff(rising) < 0).any() else values,
             weight,
             image,
@@ -247,9 +248,12 @@ def align(
             scale,
             georeferenced,
             how,
-            Sensing(preset.sense, planned.known),
+            Sensing(preset.sense, known),
             lambda turn, turns: on_step("align", turn, turns, 0.0),
         )
+        sensor = found.sensed.sensor
+        sensor = replace(sensor, srf=sensor.srf[:, np.argsort(rising)])
+        return replace(found, sensed=replace(found.sensed, sensor=sensor))
 
     def mirrored() -> bool:
         """Whether the guide shows the place when it is flipped; only asked where it may lie anyhow."""
@@ -277,13 +281,12 @@ def align(
     figures = registration_figures(found, start, hsi.grid, scale)
     error = figures["rrmse_px"] if figures["rrmse_px"] is not None else figures["standard_error_px"]
     deviation = found.evidence.deviation_hsi_px
-    sensor = found.sensed.sensor
     problem = Problem(
         values * (weight > 0),
         weight,
         torch.from_numpy(found.guide).to(device) * (image_weight > 0),
         image_weight,
-        replace(sensor, srf=sensor.srf[:, np.argsort(rising)]),
+        found.sensed.sensor,
         estimate_noise(values, weight),
         found.sensed.guide_noise,
         seed,

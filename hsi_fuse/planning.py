@@ -150,9 +150,7 @@ def peak_memory(hsi: Grid, bands: int, guide_bands: int, scale: int) -> int:
 _ALL = Parts()
 
 
-def inspect(
-    path: str | Path, wavelengths: str | Path | None = None, parts: Parts = _ALL
-) -> dict[str, Any]:
+def inspect(path: str | Path, wavelengths: str | Path | None = None, parts: Parts = _ALL) -> dict[str, Any]:
     """What one file holds and how it is understood; JSON-ready.
 
     Up to 13 bands are taken for a reference, of which no pixels are read, more for a hyperspectral image.

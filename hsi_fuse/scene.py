@@ -127,7 +127,7 @@ class Job:
     settings: RunSettings
     displacement: Path | None = None
     overwrite: bool = False
-    parts: Parts = Parts()
+    parts: Parts = field(default_factory=Parts)
 
 
 def run_scene(job: Job, on_step: OnStep = silent) -> list[Path]:

@@ -21,8 +21,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+# a fork of a process that has threads may wait for ever for one that is not there
+os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
+
 import numpy as np
 
+LONGEST = 200
+"""Seconds until a child that hangs is ended, which is then told as its exit status."""
 NOBODY = 65534
 Files = dict[str, str]
 
@@ -41,6 +46,7 @@ def in_child(work: Callable[[], int], meanwhile: Callable[[int], None]) -> int:
     child = os.fork()
     if not child:
         code = 99
+        signal.alarm(LONGEST)
         try:
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, 1)

@@ -8,13 +8,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from affine import Affine
 
 from hsi_fuse import pipeline
 from hsi_fuse.errors import ReadError
+from hsi_fuse.joint import Registered
+from hsi_fuse.known import KnownSensor
 from hsi_fuse.physics import gaussian_psf
 from hsi_fuse.preset import load_preset
 from hsi_fuse.problem import silent
 from hsi_fuse.read import open_guide, read_hsi
+from hsi_fuse.sense import Sensed, Sensing
 from hsi_fuse.sensor import Sensor
 
 
@@ -42,21 +46,29 @@ def test_sensors_are_learned_over_wavelengths_and_kept_in_the_order_of_the_file(
 
     def register(values, weight, *others):
         seen.append(values.mean((1, 2)))
+        sensing = next(each for each in others if isinstance(each, Sensing))
+        torch.testing.assert_close(sensing.known.srf[1], seen[0])
         sensor = Sensor(seen[0].repeat(4, 1), torch.zeros(4), gaussian_psf(4, 4.0), 4)
         height, width = hsi.grid.shape
-        return SimpleNamespace(
-            sensed=SimpleNamespace(sensor=sensor, guide_noise=torch.ones(4)),
-            evidence=SimpleNamespace(probability=1.0, deviation_hsi_px=0.1),
-            confidence=np.ones((height, width), np.float32),
+        return Registered(
+            hsi_to_guide=Affine.scale(4),
+            bend=None,
+            fitted=None,
+            sensed=Sensed(sensor, torch.ones(4)),
             guide=np.zeros((4, 4 * height, 4 * width), np.float32),
             guide_weight=np.ones((4 * height, 4 * width), np.float32),
-            hsi_to_guide=pipeline.Affine.scale(4), bend=None, before=np.zeros((0, 4)), after=np.zeros((0, 4)),
-        )  # fmt: skip
+            confidence=np.ones((height, width), np.float32),
+            before=np.zeros((0, 4)),
+            after=np.zeros((0, 4)),
+            evidence=SimpleNamespace(probability=1.0, deviation_hsi_px=0.1),
+            responses=(),
+        )
 
     monkeypatch.setattr(pipeline, "register_pair", register)
     figures = {"rrmse_px": 0.1, "standard_error_px": 0.1}
     monkeypatch.setattr(pipeline, "registration_figures", lambda *others: figures)
-    planned, preset = pipeline.plan(hsi, guide), load_preset("draft")
+    given = KnownSensor(srf=means.repeat(4, 1))
+    planned, preset = pipeline.plan(hsi, guide, None, given), load_preset("draft")
     problem, _ = pipeline.align(hsi, guide, planned, preset, 0, torch.device("cpu"), silent)
     in_order = np.argsort(hsi.wavelengths_nm[hsi.good_bands]) if known else np.arange(23)
     torch.testing.assert_close(seen[0], means[in_order])
