@@ -193,7 +193,7 @@ def test_commands_hand_box_and_masks_on(tmp_path, pair, monkeypatch, command):
     classes[6, 7] = 9
     path = write(tmp_path / "m.tif", classes, transform, crs)
     caught = []
-    homes = {"run": "pipeline.fuse", "align": "registered.register_guide", "info": "pipeline.plan"}
+    homes = {"run": "scene.fuse", "align": "registered.register_guide", "info": "pipeline.plan"}
 
     def catch(hsi, guide, *others, **more):
         caught.append((hsi, guide))
