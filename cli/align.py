@@ -34,6 +34,7 @@ Exit codes: see `hsi-fuse --help`.
 @options.overrides
 @options.wavelengths
 @options.sensors
+@options.parts
 @options.displacement
 @options.machine
 @options.as_json
@@ -55,6 +56,9 @@ def align(
     srf: Path | None,
     guide_sensor: str | None,
     psf: str | None,
+    bbox: tuple[float, float, float, float] | None,
+    hsi_mask: str | None,
+    guide_mask: str | None,
     displacement: Path | None,
     device: str,
     seed: int,
@@ -78,7 +82,6 @@ def align(
 
     from hsi_fuse.known import SensorWords
     from hsi_fuse.preset import load_preset
-    from hsi_fuse.read import open_guide, read_hsi
     from hsi_fuse.read.hsi import encoding_of
     from hsi_fuse.registered import SIDE_PRODUCTS, register_guide, save_registered
     from hsi_fuse.write import REPORT, check_outputs, refusal_reported, stored_as
@@ -86,7 +89,7 @@ def align(
     check_outputs(output, options.DRIVERS[form], overwrite, (*SIDE_PRODUCTS, REPORT))
 
     chosen = load_preset(preset, overrides)
-    image, guide = read_hsi(hsi, wavelengths), open_guide(ref)
+    image, guide = options.taken(bbox, hsi_mask, guide_mask).of(hsi, ref, wavelengths)
     stored_as(encoding_of(guide.source), nodata)
     with progress(state) as on_step, refusal_reported(output, overwrite):
         result = register_guide(

@@ -62,10 +62,16 @@ def warnings_as_lines(state: State) -> Iterator[None]:
             state.warned.append(text)
             one_line("warning", text if ours else f"{category.__name__}: {text}")
 
+    before = sys.unraisablehook
     with warnings.catch_warnings():
         warnings.simplefilter("always", HsiFuseWarning)
         warnings.showwarning = show
-        yield
+        if state.verbosity <= 0:  # such as a message of GDAL that is no text: what failed is told anyhow
+            sys.unraisablehook = lambda unraisable: None
+        try:
+            yield
+        finally:
+            sys.unraisablehook = before
 
 
 @contextmanager

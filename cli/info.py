@@ -1,4 +1,4 @@
-"""`hsi-fuse info`: what a run would do."""
+"""`hsi-fuse info`: what a run would do, or what one file holds."""
 
 from __future__ import annotations
 
@@ -12,23 +12,53 @@ import click
 from . import options
 
 
-@click.command()
-@options.pair
+@click.command(
+    epilog="""\b
+Examples:
+  hsi-fuse info scene.hdr
+  hsi-fuse info scene.hdr camera.tif --json
+"""
+)
+@click.argument("hsi", type=options.PATH)
+@click.argument("ref", type=options.PATH, required=False)
 @options.scale
 @options.wavelengths
+@options.parts
 @options.as_json
 @options.loudness
-def info(hsi: Path, ref: Path, scale: int | None, wavelengths: Path | None, as_json: bool) -> None:
-    """Tell what `run HSI REF` would do: grids, overlap, bands, ratio, memory. Writes nothing."""
-    from hsi_fuse.pipeline import plan
-    from hsi_fuse.read import open_guide, read_hsi
+def info(
+    hsi: Path,
+    ref: Path | None,
+    scale: int | None,
+    wavelengths: Path | None,
+    bbox: tuple[float, float, float, float] | None,
+    hsi_mask: str | None,
+    guide_mask: str | None,
+    as_json: bool,
+) -> None:
+    """Tell what `run HSI REF` would do: grids, overlap, bands, ratio, memory. Writes nothing.
 
-    tell_plan(plan(read_hsi(hsi, wavelengths), open_guide(ref), scale), as_json)
+    Without REF: what the one file holds, and how it is understood.
+    """
+    if ref is None:
+        from hsi_fuse.planning import inspect
+
+        tell(inspect(hsi, wavelengths, options.taken(bbox, hsi_mask, guide_mask)), as_json)
+        return
+
+    from hsi_fuse.pipeline import plan
+
+    image, guide = options.taken(bbox, hsi_mask, guide_mask).of(hsi, ref, wavelengths)
+    tell_plan(plan(image, guide, scale), as_json)
 
 
 def tell_plan(plan: Any, as_json: bool) -> None:
     """Print a plan as aligned lines or as JSON."""
-    facts: Mapping[str, Any] = plan.to_dict()
+    tell(plan.to_dict(), as_json)
+
+
+def tell(facts: Mapping[str, Any], as_json: bool) -> None:
+    """Print facts as aligned lines or as JSON."""
     if as_json:
         click.echo(json.dumps(facts, indent=2))
         return

@@ -14,6 +14,7 @@ from hsi_fuse.threads import thread_environment
 from .console import State
 
 if TYPE_CHECKING:
+    from hsi_fuse.read import Mask, Parts
     from hsi_fuse.scene import RunSettings
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -40,6 +41,18 @@ def _creation_options(
         if not (key and equals and value):
             raise click.BadParameter(f"{key}{equals}{value} is not KEY=VALUE")
     return {key: value for key, _, value in pairs}
+
+
+def _bounds(
+    context: click.Context, parameter: click.Parameter, given: str | None
+) -> tuple[float, float, float, float] | None:
+    if given is None:
+        return None
+    try:
+        west, south, east, north = (float(each) for each in given.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{given!r} is not four numbers WEST,SOUTH,EAST,NORTH") from None
+    return west, south, east, north
 
 
 def stacked(*decorators: Decorator) -> Decorator:
@@ -163,6 +176,26 @@ sensors = stacked(
         "*_psf.csv, or the full width at half maximum of a Gaussian in HSI pixels.",
     ),
 )
+parts = stacked(
+    click.option(
+        "--bbox",
+        metavar="W,S,E,N",
+        callback=_bounds,
+        help="Only the part of HSI that covers this box, for a trial: in HSI's CRS; in columns and rows "
+        "where it has no georeferencing.",
+    ),
+    click.option(
+        "--hsi-mask",
+        metavar="FILE[:VALUES]",
+        help="Leave out pixels of HSI where this raster, on any grid, has one of the values (as 3,8-10), or, "
+        "without values, is not 0.",
+    ),
+    click.option(
+        "--guide-mask",
+        metavar="FILE[:VALUES]",
+        help="The same for REF; such as SCL_20m.jp2:3,8-10 for the clouds of Sentinel-2.",
+    ),
+)
 displacement = click.option(
     "--displacement",
     type=PATH,
@@ -217,6 +250,22 @@ def output_and_form(output: Path | None, form: str | None, otherwise: str) -> tu
     if form is None:
         form = "envi" if output is not None and output.suffix.lower() in ENVI_SUFFIXES else "gtiff"
     return output or Path(f"{otherwise}{SUFFIXES[form]}"), form
+
+
+def taken(
+    bbox: tuple[float, float, float, float] | None, hsi_mask: str | None, guide_mask: str | None
+) -> Parts:
+    """What the options `parts` say, as one object."""
+    from hsi_fuse.read import Parts
+
+    return Parts(bbox, mask(hsi_mask) if hsi_mask else None, mask(guide_mask) if guide_mask else None)
+
+
+def mask(given: str) -> Mask:
+    """The mask that an option FILE[:VALUES] names."""
+    from hsi_fuse.read.mask import open_mask, parse_mask
+
+    return open_mask(*parse_mask(given))
 
 
 def limit_threads(threads: int | None) -> None:

@@ -33,6 +33,7 @@ Exit codes: see `hsi-fuse --help`.
 )
 @click.option("--overwrite", is_flag=True, help="Replace outputs that exist.")
 @options.settings
+@options.parts
 @options.displacement
 @click.option("--dry-run", is_flag=True, help="Show what would be done, as `hsi-fuse info` does, and stop.")
 @options.as_json
@@ -46,6 +47,9 @@ def run(
     output: Path | None,
     form: str | None,
     overwrite: bool,
+    bbox: tuple[float, float, float, float] | None,
+    hsi_mask: str | None,
+    guide_mask: str | None,
     displacement: Path | None,
     dry_run: bool,
     as_json: bool,
@@ -53,8 +57,9 @@ def run(
 ) -> None:
     """Fuse the hyperspectral image HSI with the sharper reference REF.
 
-    HSI is an ENVI file (header or data) or a GeoTIFF with wavelengths. REF is any raster of 1 to 13 bands
-    that shows the same place in finer pixels; CRS, grid, radiometry and registration may differ.
+    HSI is an ENVI file (header or data), a GeoTIFF with wavelengths, or a PRISMA, EMIT, EnMAP or DESIS
+    product. REF shows the same place in finer pixels: any raster of 1 to 13 bands, a folder of single-band
+    files, or a Sentinel-2 SAFE folder; CRS, grid, radiometry and registration may differ.
 
     Beside the raster stand a report (HTML), its figures (JSON), and what was learned of the sensors (CSV) and
     of the geometry: tie points (GeoJSON) and the displacement of REF (GeoTIFF, metres), which --displacement
@@ -67,7 +72,7 @@ def run(
 
     from hsi_fuse.scene import Job, plan_scene, run_scene
 
-    job = Job(hsi, ref, output, settings, displacement, overwrite)
+    job = Job(hsi, ref, output, settings, displacement, overwrite, options.taken(bbox, hsi_mask, guide_mask))
     if dry_run:
         tell_plan(plan_scene(job), as_json)
         return

@@ -18,8 +18,8 @@ from hsi_fuse.grid import Grid
 from hsi_fuse.mapping_files import ground_of
 from hsi_fuse.planning import Plan
 from hsi_fuse.raster import Raster
-from hsi_fuse.read.hsi import describe
-from hsi_fuse.read.source import opened, read_values
+from hsi_fuse.read.recognise import describe
+from hsi_fuse.read.source import read_values
 
 MOST_NODES = 1024
 """Largest side of the lattice that carries the mapping; in smaller scenes it has every centre and corner."""
@@ -122,13 +122,13 @@ def _residuals(ties: Array, pixel_m: float) -> Mapping[str, Any]:
 def _read(path: str | Path, ground: Grid) -> tuple[NDArray[np.float32], Grid]:
     """Both bands, NaN where there is no value, and their grid."""
     source = describe(path)
-    if len(source.indexes) != 2:
+    if source.bands != 2:
         raise ReadError(
-            f"{path} has {len(source.indexes)} bands; a displacement has 2 (to the east and to the north, "
+            f"{path} has {source.bands} bands; a displacement has 2 (to the east and to the north, "
             "metres), as `hsi-fuse align` writes it"
         )
-    with opened(source.path, source.driver) as dataset:
-        values = read_values(dataset, source, Window(0, 0, source.grid.width, source.grid.height))
+    with source.store.opened() as image:
+        values = read_values(image, source, Window(0, 0, source.grid.width, source.grid.height))
     values[:, ~np.isfinite(values).all(0)] = np.nan
     return values, replace(source.grid, crs=source.grid.crs or ground.crs)
 

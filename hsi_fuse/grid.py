@@ -102,6 +102,40 @@ class Grid:
         """The grid of a window that starts at (row, column)."""
         return Grid(self.crs, self.transform * Affine.translation(column, row), width, height)
 
+    def covering(self, bounds: tuple[float, float, float, float]) -> tuple[int, int, int, int]:
+        """The smallest window (row, column, height, width) of whole pixels that covers bounds.
+
+        Parameters
+        ----------
+        bounds : (left, bottom, right, top)
+            In the CRS; in pixels, rows counted downwards, where the grid is not georeferenced.
+
+        Raises
+        ------
+        GridError
+            If the bounds make no box, or meet no pixel.
+        """
+        left, bottom, right, top = bounds
+        if not all(map(math.isfinite, bounds)) or right <= left or bottom == top:
+            raise GridError(f"the bounds {bounds} are no box; give left, bottom, right, top")
+        if self.georeferenced and top < bottom:
+            raise GridError(
+                f"the bounds {bounds} have their top below their bottom; give left, bottom, right, top"
+            )
+        corners = [~self.transform * (x, y) for x in (left, right) for y in (bottom, top)]
+        columns, rows = zip(*corners, strict=True)
+        edge = 1e-6  # of a pixel: a corner given in decimal digits is not meant to touch the next one
+        first, last = math.floor(min(columns) + edge), math.ceil(max(columns) - edge)
+        above, below = math.floor(min(rows) + edge), math.ceil(max(rows) - edge)
+        first, above = max(first, 0), max(above, 0)
+        last, below = min(last, self.width), min(below, self.height)
+        if last <= first or below <= above:
+            raise GridError(
+                f"the bounds {bounds} meet no pixel: the image covers "
+                f"{tuple(round(b, 6) for b in self.bounds)} (CRS {self.crs or 'none'})"
+            )
+        return above, first, below - above, last - first
+
     def to_pixels_of(
         self, other: Grid, columns: np.ndarray, rows: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:

@@ -233,10 +233,14 @@ def align(
     start = Affine.translation(-left, -top) * planned.start
     values = torch.from_numpy(np.ascontiguousarray(hsi.values[hsi.good_bands])).to(device)  # (n, h, w)
     weight = torch.from_numpy(hsi.valid).to(values)
+    rising = _rising(hsi)  # an SRF is smooth over wavelengths, not over the order of bands in the file
+    known = planned.known
+    if known.srf is not None:
+        known = replace(known, srf=known.srf[:, rising])
 
     def register(image: Raster, how: RegisterOptions) -> Registered:
-        return register_pair(
-            values,
+        found = register_pair(
+            values[rising] if (np.diff(rising) < 0).any() else values,
             weight,
             image,
             start,
@@ -244,9 +248,12 @@ def align(
             scale,
             georeferenced,
             how,
-            Sensing(preset.sense, planned.known),
+            Sensing(preset.sense, known),
             lambda turn, turns: on_step("align", turn, turns, 0.0),
         )
+        sensor = found.sensed.sensor
+        sensor = replace(sensor, srf=sensor.srf[:, np.argsort(rising)])
+        return replace(found, sensed=replace(found.sensed, sensor=sensor))
 
     def mirrored() -> bool:
         """Whether the guide shows the place when it is flipped; only asked where it may lie anyhow."""
@@ -298,6 +305,14 @@ def align(
         figures,
     )
     return problem, alignment
+
+
+def _rising(hsi: Raster) -> NDArray[np.intp]:
+    """The good bands in the order of their wavelengths: indices among them."""
+    count = int(hsi.good_bands.sum())
+    if hsi.wavelengths_nm is None:
+        return np.arange(count)
+    return np.argsort(hsi.wavelengths_nm[hsi.good_bands], kind="stable")
 
 
 def run_stages(

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,9 @@ from hsi_fuse.errors import AlignmentError, GridError, HsiFuseWarning
 from hsi_fuse.grid import Grid
 from hsi_fuse.known import KnownSensor
 from hsi_fuse.raster import Raster
-from hsi_fuse.read import Guide
+from hsi_fuse.read import Guide, Parts, open_guide, read_hsi
+from hsi_fuse.read.guide import MOST_BANDS
+from hsi_fuse.read.recognise import describe
 
 LEAST_RATIO = 1.2
 """How many times finer a reference's pixels must be."""
@@ -115,16 +118,8 @@ def plan(hsi: Raster, guide: Guide, scale: int | None = None, known: KnownSensor
     fine = target.width * target.height
     memory = peak_memory(hsi.grid, good, guide.bands, chosen)
     facts = {
-        "HSI": {
-            **_describe(hsi.grid),
-            "bands": f"{hsi.bands}, {good} of them good",
-            "wavelengths": _span(hsi.wavelengths_nm),
-            "units": f"{hsi.encoding.dtype}, value = stored x {hsi.encoding.scale:g} "
-            f"+ {hsi.encoding.offset:g}, nodata {hsi.encoding.nodata}",
-            "valid pixels": f"{100 * float(hsi.valid.mean()):.1f} %",
-            "bad bands": _ranges(np.flatnonzero(~hsi.good_bands)),
-        },
-        "reference": {**_describe(guide.grid), "bands": guide.bands, "units": guide.dtype},
+        "HSI": _hsi_facts(hsi),
+        "reference": _guide_facts(guide),
         "product": {**_describe(target), "scale": chosen, "bands": hsi.bands},
         "sensors": known.words(),
         "ratio": round(ratio, 3),
@@ -152,6 +147,49 @@ def peak_memory(hsi: Grid, bands: int, guide_bands: int, scale: int) -> int:
     return int(4 * pixels * scale**2 * (24 * 8 + 16 * guide_bands) + 12 * bands * pixels + 4e8)
 
 
+_ALL = Parts()
+
+
+def inspect(path: str | Path, wavelengths: str | Path | None = None, parts: Parts = _ALL) -> dict[str, Any]:
+    """What one file holds and how it is understood; JSON-ready.
+
+    Up to 13 bands are taken for a reference, of which no pixels are read, more for a hyperspectral image.
+
+    Raises
+    ------
+    ReadError, GridError
+        As `read_hsi` and `open_guide`.
+    """
+    if describe(path).bands <= MOST_BANDS:
+        return {"reference": _guide_facts(open_guide(path, parts.guide_mask))}
+    hsi = read_hsi(path, wavelengths, bounds=parts.bounds, mask=parts.hsi_mask)
+    return {"HSI": _hsi_facts(hsi)}
+
+
+def _hsi_facts(hsi: Raster) -> dict[str, Any]:
+    return {
+        **_describe(hsi.grid),
+        "bands": f"{hsi.bands}, {int(hsi.good_bands.sum())} of them good",
+        "wavelengths": _span(hsi.wavelengths_nm) + _disorder(hsi.wavelengths_nm),
+        "units": f"{hsi.encoding.dtype}, value = stored x {hsi.encoding.scale:g} "
+        f"+ {hsi.encoding.offset:g}, nodata {hsi.encoding.nodata}",
+        "valid pixels": f"{100 * float(hsi.valid.mean()):.1f} %",
+        "bad bands": _ranges(np.flatnonzero(~hsi.good_bands)),
+    }
+
+
+def _guide_facts(guide: Guide) -> dict[str, Any]:
+    names = {"band names": ", ".join(guide.band_names)} if guide.band_names else {}
+    return {**_describe(guide.grid), "bands": guide.bands, **names, "units": guide.dtype}
+
+
+def _disorder(wavelengths_nm: NDArray[np.float64] | None) -> str:
+    """What is unusual in the order of bands."""
+    if wavelengths_nm is None or np.all(np.diff(wavelengths_nm) > 0):
+        return ""
+    return ", falling" if np.all(np.diff(wavelengths_nm) < 0) else ", not in order (detectors overlap?)"
+
+
 def _warn(text: str) -> None:
     warnings.warn(text, HsiFuseWarning, stacklevel=3)
 
@@ -170,6 +208,7 @@ def _describe(grid: Grid) -> dict[str, Any]:
         "size": f"{grid.width} x {grid.height} pixels",
         "pixel": f"{grid.gsd_m:.4g} m" if grid.georeferenced else "not georeferenced",
         "CRS": str(grid.crs) if grid.crs is not None else "none",
+        "bounds": ", ".join(f"{each:.10g}" for each in grid.bounds),
     }
 
 

@@ -15,7 +15,7 @@ from hsi_fuse.planning import Plan, plan
 from hsi_fuse.preset import Preset, describe
 from hsi_fuse.problem import OnStep, silent
 from hsi_fuse.raster import Raster
-from hsi_fuse.read import Guide, open_guide, read_hsi
+from hsi_fuse.read import Guide, Parts
 from hsi_fuse.write import (
     ON_REQUEST,
     CompactDtype,
@@ -117,6 +117,8 @@ class Job:
         A displacement file to follow instead of searching the mapping.
     overwrite : bool
         Whether outputs that exist are replaced.
+    parts : Parts
+        Which parts of the inputs take part.
     """
 
     hsi: Path
@@ -125,6 +127,7 @@ class Job:
     settings: RunSettings
     displacement: Path | None = None
     overwrite: bool = False
+    parts: Parts = field(default_factory=Parts)
 
 
 def run_scene(job: Job, on_step: OnStep = silent) -> list[Path]:
@@ -191,6 +194,6 @@ def _opened(job: Job) -> tuple[Raster, Guide]:
     """The two inputs, once it is sure that what comes of them can be kept."""
     how = job.settings
     check_outputs(job.output, how.driver, job.overwrite, endings_with(how.products))
-    image, guide = read_hsi(job.hsi, how.wavelengths), open_guide(job.reference)
+    image, guide = job.parts.of(job.hsi, job.reference, how.wavelengths)
     stored_as(image.encoding, how.nodata)
     return image, guide

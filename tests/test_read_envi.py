@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hsi_fuse.errors import HsiFuseWarning, ReadError
-from hsi_fuse.read import read_hsi
+from hsi_fuse.read import open_guide, read_hsi
 
 DATA = Path(os.environ.get("HSI_FUSE_DATA", Path(__file__).parents[2] / "shared" / "data"))
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"real scenes not found in {DATA}")
@@ -315,7 +315,9 @@ def test_aviris_ng_rotated_scenes_lie_where_the_header_says(name, rotation, size
 
 @needs_data
 def test_class_image_and_library_are_refused_as_not_hyperspectral():
-    with pytest.raises(ReadError, match="at least 2"):
+    with pytest.raises(ReadError, match="class image"):
         read_hsi(DATA / "envi_small" / "ang20150420t182808_corr_v1e_img_class_4200-4210_70-80.hdr")
+    with pytest.raises(ReadError, match="class image"):
+        open_guide(DATA / "dlr_hysu_hyspex_3k" / "redMetal.hdr")
     with pytest.raises(ReadError, match="spectral library"):
         read_hsi(DATA / "usgs_splib07_aviris95" / "s07_AV95_envi.hdr")

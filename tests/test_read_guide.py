@@ -11,6 +11,7 @@ import rasterio
 from affine import Affine
 from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp
+from rasterio.rpc import RPC
 
 from hsi_fuse.errors import HsiFuseWarning, ReadError
 from hsi_fuse.read import open_guide
@@ -124,15 +125,101 @@ def test_envi_reference_is_read_like_any_other(tmp_path):
     assert guide.grid.crs.to_epsg() == 4326
 
 
-def test_ground_control_points_alone_are_no_georeferencing(tmp_path):
-    points = [GroundControlPoint(r, c, 10 + c, 50 - r) for r, c in ((0, 0), (0, 30), (20, 0), (20, 30))]
-    path = tmp_path / "g.tif"
+def with_control_points(path, place, pixels=((0, 0), (0, 30), (20, 0), (20, 30))):
+    points = [GroundControlPoint(r, c, *place(c, r)) for r, c in pixels]
     shape = {"count": 3, "height": 20, "width": 30, "dtype": "uint16"}
-    with rasterio.open(path, "w", driver="GTiff", gcps=points, crs="EPSG:4326", **shape) as file:
+    with rasterio.open(path, "w", driver="GTiff", gcps=points, crs="EPSG:32632", **shape) as file:
         file.write(ramp())
-    guide = open_guide(path)
-    assert guide.grid.crs is None
+    return path
+
+
+def test_ground_control_points_place_by_the_nearest_affine(tmp_path):
+    place = Affine.translation(5e5, 5e6) * Affine.rotation(20) * Affine.scale(3, -3)
+    with pytest.warns(HsiFuseWarning, match=r"4 ground control points: the affine nearest"):
+        guide = open_guide(with_control_points(tmp_path / "g.tif", lambda c, r: place * (c, r)))
+    assert guide.grid.crs.to_epsg() == 32632
+    assert guide.grid.transform.almost_equals(place, 1e-6)
+
+
+def test_ground_control_points_that_no_affine_fits_are_refused(tmp_path):
+    bent = with_control_points(tmp_path / "g.tif", lambda c, r: (5e5 + c * (1 + r / 20), 5e6 - r))
+    with pytest.raises(ReadError, match=r"4 ground control points that no affine fits.*gdalwarp"):
+        open_guide(bent)
+
+
+@pytest.mark.parametrize("pixels", [((0, 0), (0, 30)), ((0, 0), (0, 10), (0, 20), (0, 30))])
+def test_ground_control_points_that_fix_no_place_are_left_with_a_word(tmp_path, pixels):
+    with pytest.warns(HsiFuseWarning, match="fix no place"):
+        guide = open_guide(with_control_points(tmp_path / "g.tif", lambda c, r: (5e5 + c, 5e6), pixels))
     assert not guide.grid.georeferenced
+
+
+def test_rational_polynomials_alone_are_refused_with_a_word(tmp_path):
+    path = write_guide(tmp_path / "g.tif", ramp(), crs=None, transform=Affine.identity())
+    one = [1.0] + [0.0] * 19
+    offsets = {"height_off": 200, "lat_off": 50, "line_off": 10, "long_off": 10, "samp_off": 15}
+    scales = {"height_scale": 500, "lat_scale": 1, "line_scale": 10, "long_scale": 1, "samp_scale": 15}
+    names = ("line_num_coeff", "line_den_coeff", "samp_num_coeff", "samp_den_coeff")
+    rpcs = RPC(**offsets, **scales, **dict.fromkeys(names, one), err_bias=None, err_rand=None)
+    with rasterio.open(path, "r+") as file:
+        file.rpcs = rpcs
+    with pytest.raises(ReadError, match=r"RPC.*orthorectify"):
+        open_guide(path)
+    with rasterio.open(path, "r+") as file:  # what has a place besides is used
+        file.transform, file.crs = Affine(2, 0, 5e5, 0, -2, 5e6), "EPSG:32632"
+    assert open_guide(path).grid.gsd_m == 2
+
+
+def test_a_palette_is_expanded_to_its_colours(tmp_path):
+    numbers = (ramp(1, dtype="u1") % 4).astype("u1")
+    path = write_guide(tmp_path / "g.tif", numbers, nodata=3)
+    colours = {0: (10, 20, 30, 255), 1: (200, 100, 50, 255), 2: (0, 255, 0, 255), 3: (1, 2, 3, 255)}
+    with rasterio.open(path, "r+") as file:
+        file.write_colormap(1, colours)
+    guide = open_guide(path)
+    assert (guide.bands, guide.band_names, guide.dtype) == (3, ("red", "green", "blue"), "uint8")
+    window = guide.read(2, 3, 6, 7)
+    expected = np.array([colours[n][:3] for n in range(4)])[numbers[0, 2:8, 3:10]].transpose(2, 0, 1)
+    part = numbers[0, 2:8, 3:10]
+    np.testing.assert_array_equal(window.valid, part != 3)
+    np.testing.assert_array_equal(window.values[:, part != 3], expected[:, part != 3])
+
+
+def test_a_compressed_camera_image_with_mask_and_overviews_is_read_at_full_size(tmp_path):
+    y, x = np.mgrid[:256, :256]
+    values = np.stack([100 + 60 * np.sin(x / 20), 120 + 60 * np.cos(y / 25), 90 + 0.2 * x]).astype("u1")
+    path = tmp_path / "g.tif"
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
+        write_guide(
+            path, values, compress="jpeg", photometric="ycbcr", tiled=True, blockxsize=128, blockysize=128
+        )
+        with rasterio.open(path, "r+") as file:
+            mask = np.full((256, 256), 255, "u1")
+            mask[:10] = 0
+            file.write_mask(mask)
+            file.build_overviews([2, 4])
+    window = open_guide(path).read(0, 0, 256, 256)
+    assert np.abs(window.values - values)[:, 20:].mean() < 2
+    np.testing.assert_array_equal(window.valid, mask > 0)
+
+
+def test_a_virtual_raster_is_read_like_the_files_it_names(tmp_path):
+    write_guide(tmp_path / "a.tif", ramp())
+    (tmp_path / "g.vrt").write_text(
+        '<VRTDataset rasterXSize="30" rasterYSize="20"><GeoTransform>10,.1,0,50,0,-.1</GeoTransform>'
+        + "".join(
+            f'<VRTRasterBand dataType="UInt16" band="{k}"><SimpleSource>'
+            f'<SourceFilename relativeToVRT="1">a.tif</SourceFilename><SourceBand>{4 - k}</SourceBand>'
+            "</SimpleSource></VRTRasterBand>"
+            for k in (1, 2, 3)
+        )
+        + "</VRTDataset>"
+    )
+    window = open_guide(tmp_path / "g.vrt").read(0, 0, 20, 30)
+    np.testing.assert_array_equal(window.values, ramp()[::-1])
+    (tmp_path / "a.tif").unlink()
+    with pytest.raises(ReadError, match=r"g\.vrt"):
+        open_guide(tmp_path / "g.vrt").read(0, 0, 20, 30)
 
 
 def test_guide_is_a_value_that_travels_to_other_processes(tmp_path):

@@ -13,7 +13,7 @@ from hsi_fuse.errors import ReadError
 from hsi_fuse.grid import Grid
 from hsi_fuse.read import envi
 from hsi_fuse.read.guide import MOST_BANDS
-from hsi_fuse.read.hsi import describe
+from hsi_fuse.read.recognise import describe
 from hsi_fuse.write.table import PRODUCTS
 
 SIGNATURES = {
@@ -136,10 +136,10 @@ def look_at(path: Path) -> Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a run tells them again, of the images that it reads
         source = describe(path)
-        pair = envi.find(path)
+        pair = envi.pair_of(path)
     files = [path, source.path, *((pair[0].path, pair[1]) if pair else ())]
     files += [side for file in files if (side := file.with_name(file.name + ".aux.xml")).exists()]
-    return Image(path, tuple(dict.fromkeys(files)), source.grid, len(source.indexes), acquired(source.tags))
+    return Image(path, tuple(dict.fromkeys(files)), source.grid, source.bands, acquired(source.tags))
 
 
 def acquired(tags: Mapping[str, str]) -> datetime | None:

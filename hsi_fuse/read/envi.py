@@ -17,8 +17,10 @@ from spectral.io.envi import EnviException, read_envi_header
 
 from hsi_fuse.errors import ReadError
 from hsi_fuse.grid import Grid
-from hsi_fuse.read.source import Numbers, Source, Spectrum, grid_of, measured_bands, opened, warn
-from hsi_fuse.read.wavelengths import fwhm_to_nm, numbers, to_nm
+from hsi_fuse.read.place import checked_grid, grid_of
+from hsi_fuse.read.source import Numbers, Source, Spectrum, brief, measured_bands, warn
+from hsi_fuse.read.store import GdalStore, opened
+from hsi_fuse.read.wavelengths import numbers, spectrum_of
 
 DATA_SUFFIXES = ("", ".img", ".dat", ".bsq", ".bil", ".bip", ".raw")
 TIFF_SUFFIXES = (".tif", ".tiff")
@@ -33,6 +35,9 @@ _PLACE = ("map info", "coordinate system string", "projection info")
 _SPECTRUM = ("wavelength", "wavelength units", "fwhm", "bbl", "band names")
 _SCALING = ("reflectance scale factor", "data gain values", "data offset values")
 CONSUMED = frozenset((*_SHAPE, *_KIND, *_PLACE, *_SPECTRUM, *_SCALING))
+
+MOST_BANDS = 10_000
+"""Above any spectrometer's; GDAL needs minutes to open ten times as many."""
 
 Fields = Mapping[str, str | list[str]]
 
@@ -58,7 +63,7 @@ class Header:
             return int(value)
         except ValueError:
             raise ReadError(
-                f"{self.path}: {key} is {value!r}, not a whole number; correct the header"
+                f"{self.path}: {key} is {brief(value)}, not a whole number; correct the header"
             ) from None
 
     def list(self, key: str, count: int) -> Numbers | None:
@@ -74,7 +79,29 @@ class Header:
         return self.text("file type").lower() == "tiff"
 
 
-def find(path: Path) -> tuple[Header, Path] | None:
+def find(path: Path) -> Source | None:
+    """The ENVI image that `path` (header or data file) stands for, or None if it is not ENVI.
+
+    Raises
+    ------
+    ReadError
+        If half of it is missing, it contradicts itself, or is no image (a library, a classification).
+    """
+    pair = pair_of(path)
+    if pair is None:
+        return None
+    header = pair[0]
+    if "classification" in header.text("file type").lower() or (
+        "classes" in header.fields and header.integer("bands") == 1
+    ):
+        raise ReadError(
+            f"{path} is a class image (classes = {brief(header.text('classes'))}): its numbers are "
+            "names, not measurements. It can be a mask (--hsi-mask, --guide-mask)"
+        )
+    return _describe(*pair)
+
+
+def pair_of(path: Path) -> tuple[Header, Path] | None:
     """The ENVI header and data file that `path` (either of them) stands for, or None if it is not ENVI.
 
     Raises
@@ -119,7 +146,7 @@ def read_header(path: Path) -> Header:
     return header
 
 
-def describe(header: Header, data: Path) -> Source:
+def _describe(header: Header, data: Path) -> Source:
     """What an ENVI pair says, checked against the size of its data file."""
     bands = header.integer("bands")
     driver = "GTiff" if header.tiff else "ENVI"
@@ -133,21 +160,19 @@ def describe(header: Header, data: Path) -> Source:
                 f"{header.path} promises (bands, lines, samples) = {promised}, but {data} has {found}; "
                 "is it the header of another file?"
             )
-        grid, dtypes = grid_of(dataset), dataset.dtypes
+        grid, dtypes = grid_of(dataset, data), dataset.dtypes
         indexes, alpha = measured_bands(dataset) if header.tiff else (dataset.indexes, None)
     keep = np.array(indexes) - 1
     scale, offset = _scaling(header, bands)
     names = header.fields.get("band names", [])
     return Source(
         path=data,
-        driver=driver,
+        store=GdalStore(data, driver, tuple(indexes), alpha),
         grid=_grid(header, grid),
-        indexes=tuple(indexes),
         dtype=str(np.result_type(*dtypes)),
         scale=scale[keep],
         offset=offset[keep],
         nodata=(_ignore_value(header),) * len(keep),
-        alpha=alpha,
         spectrum=_spectrum(header, bands).take(keep),
         names=tuple(names[i] for i in keep) if isinstance(names, list) and len(names) == bands else (),
         tags={k: _as_text(v) for k, v in header.fields.items() if k not in CONSUMED},
@@ -184,7 +209,8 @@ def _grid(header: Header, found: Grid) -> Grid:
     if found.georeferenced and not rotated:
         return found
     crs = found.crs or _crs(header, info)
-    return Grid(crs, map_info_transform(info, header.path), found.width, found.height)
+    transform = map_info_transform(info, header.path)
+    return checked_grid(crs, transform, found.width, found.height, header.path)
 
 
 def _crs(header: Header, info: list[str]) -> CRS | None:
@@ -207,7 +233,9 @@ def _scaling(header: Header, bands: int) -> tuple[Numbers, Numbers]:
     if factor:
         value = numbers([factor], "reflectance scale factor", header.path)[0]
         if not (math.isfinite(value) and value > 0):
-            raise ReadError(f"{header.path}: reflectance scale factor is {factor}, it must be positive")
+            raise ReadError(
+                f"{header.path}: reflectance scale factor is {brief(factor)}, it must be positive"
+            )
         if gain is None and offset is None:
             return ones / value, zeros
         if gain is not None and not np.allclose(gain * value, 1, rtol=1e-4):
@@ -219,12 +247,7 @@ def _spectrum(header: Header, bands: int) -> Spectrum:
     wavelengths, fwhm = header.list("wavelength", bands), header.list("fwhm", bands)
     bbl = header.list("bbl", bands)
     good = None if bbl is None else bbl != 0
-    if wavelengths is None:
-        return Spectrum(flagged_good=good)
-    wavelengths_nm, factor = to_nm(wavelengths, header.text("wavelength units"), header.path)
-    if wavelengths_nm is None or fwhm is None:
-        return Spectrum(wavelengths_nm, None, good)
-    return Spectrum(wavelengths_nm, fwhm_to_nm(fwhm, factor, header.path), good)
+    return spectrum_of(wavelengths, fwhm, header.text("wavelength units"), good, header.path)
 
 
 def _ignore_value(header: Header) -> float | None:
@@ -240,15 +263,21 @@ def _check_storage(header: Header, data: Path) -> None:
         raise ReadError(
             f"{header.path}: data type {code} is {kind}; supported: {', '.join(map(str, DTYPES))}"
         )
+    sizes = [header.integer(key) for key in ("samples", "lines", "bands")]
+    if min(sizes) < 1 or sizes[2] > MOST_BANDS:
+        raise ReadError(
+            f"{header.path}: samples x lines x bands = {' x '.join(map(str, sizes))}; each must be at least "
+            f"1, and bands at most {MOST_BANDS}"
+        )
     if header.integer("file compression", 0):
         return
-    sizes = [header.integer(key) for key in ("samples", "lines", "bands")]
     expected = header.integer("header offset", 0) + math.prod(sizes) * np.dtype(DTYPES[code]).itemsize
     actual = data.stat().st_size
     if actual < expected:
         raise ReadError(
             f"{data} has {actual} bytes, but its header promises {expected} "
-            f"({' x '.join(map(str, sizes))} of {DTYPES[code]}); the file is cut off or the header is wrong"
+            f"(samples x lines x bands = {' x '.join(map(str, sizes))} of {DTYPES[code]}); "
+            "the file is cut off or the header is wrong"
         )
 
 

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from affine import Affine
+from rasterio.enums import ColorInterp
 
 from hsi_fuse.errors import ReadError
 from hsi_fuse.grid import Grid
-from hsi_fuse.read.source import Numbers, Source, Spectrum, grid_of, measured_bands, opened, warn
+from hsi_fuse.read.envi import DATA_SUFFIXES
+from hsi_fuse.read.place import PLAIN, grid_of
+from hsi_fuse.read.source import Numbers, Source, Spectrum, measured_bands, warn
+from hsi_fuse.read.store import GdalStore, Palette, opened
 from hsi_fuse.read.wavelengths import LONGEST_NM, SHORTEST_NM, fwhm_to_nm, numbers, to_nm
 
 # Turned into fields of Raster, or about this one file: not kept as tags.
@@ -22,6 +25,21 @@ CONSUMED = frozenset(
 _NUMBER = r"([0-9]+(?:\.[0-9]*)?)"
 _WITH_UNIT = re.compile(_NUMBER + r"\s*(nm|nanomet(?:er|re)s?|um|µm|μm|micromet(?:er|re)s?|microns?)\b", re.I)
 _BARE = re.compile(r"^\s*" + _NUMBER + r"\s*$|\(" + _NUMBER + r"\)\s*$")
+
+
+def find(path: Path) -> Source | None:
+    """Any file; None for folders. A suffix of ENVI's without a header is told apart from other rubbish."""
+    if path.is_dir():
+        return None
+    try:
+        return describe(path)
+    except ReadError as error:
+        if path.suffix.lower() in DATA_SUFFIXES:
+            raise ReadError(
+                f"{path} has no ENVI header beside it (expected {path.stem}.hdr or {path.name}.hdr) "
+                "and is no other raster that GDAL knows"
+            ) from error
+        raise
 
 
 def describe(path: Path) -> Source:
@@ -42,37 +60,55 @@ def _describe(dataset: Any, path: Path) -> Source:
         raise ReadError(
             f"{path} holds complex numbers ({dataset.dtypes[0]}); convert them to real ones first"
         )
+    if dataset.count == 1 and dataset.colorinterp[0] == ColorInterp.palette:
+        return _expanded(dataset, path)
     indexes, alpha = measured_bands(dataset)
     keep = np.array(indexes, int) - 1
     descriptions = [dataset.descriptions[i] or "" for i in keep]
     scale, offset = _scaling(dataset, keep, path)
     return Source(
         path=path,
-        driver=None,
-        grid=grid_of(dataset),
-        indexes=indexes,
+        store=GdalStore(path, None, tuple(indexes), alpha),
+        grid=grid_of(dataset, path),
         dtype=str(np.result_type(*(dataset.dtypes[i] for i in keep))),
         scale=scale,
         offset=offset,
         nodata=tuple(dataset.nodatavals[i] for i in keep),
-        alpha=alpha,
         spectrum=_spectrum(dataset, indexes, descriptions, path),
         names=tuple(descriptions) if any(descriptions) else (),
         tags={k: v for k, v in dataset.tags().items() if k not in CONSUMED and not k.startswith("Band_")},
     )
 
 
+def _expanded(dataset: Any, path: Path) -> Source:
+    """A paletted image as the colours that its numbers stand for."""
+    table = dataset.colormap(1)
+    if dataset.nodata in table:
+        table[int(dataset.nodata)] = (0, 0, 0, 0)
+    colours = tuple(table.get(number, (0, 0, 0, 0)) for number in range(max(table, default=-1) + 1))
+    return Source(
+        path=path,
+        store=Palette(GdalStore(path, None, (1,)), colours),
+        grid=grid_of(dataset, path),
+        dtype="uint8",
+        scale=np.ones(3),
+        offset=np.zeros(3),
+        nodata=(None,) * 3,
+        names=("red", "green", "blue"),
+    )
+
+
 def _filled(source: Source, path: Path) -> Source:
     with opened(path, sidecar=True) as dataset:
         beside = _describe(dataset, path)
-    plain = source.grid.transform in (Affine.identity(), Affine.scale(1, -1))
+    plain = source.grid.transform in PLAIN
     grid = Grid(
         source.grid.crs or beside.grid.crs,
         beside.grid.transform if plain else source.grid.transform,
         source.grid.width,
         source.grid.height,
     )
-    same_bands = source.indexes == beside.indexes
+    same_bands = source.store == beside.store
     unsaid = source.spectrum.wavelengths_nm is None and same_bands
     return replace(
         source,

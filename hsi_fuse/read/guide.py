@@ -11,10 +11,15 @@ from rasterio.windows import Window
 from hsi_fuse.errors import ReadError
 from hsi_fuse.grid import Grid
 from hsi_fuse.raster import Encoding, Raster
-from hsi_fuse.read.hsi import describe
-from hsi_fuse.read.source import Flags, Source, opened, read_values
+from hsi_fuse.read.mask import Mask
+from hsi_fuse.read.recognise import describe
+from hsi_fuse.read.room import check_room
+from hsi_fuse.read.source import Source, read_values
+from hsi_fuse.read.store import Flags
 
 MOST_BANDS = 13
+BYTES_PER_VALUE = 9
+"""The stored number, a float32, and whether it is there."""
 
 
 @dataclass(frozen=True)
@@ -26,14 +31,15 @@ class Guide:
     path : Path
         The file with the pixels.
     grid : Grid
-        Of the whole file. CRS None and pixel units where it is not georeferenced (ground control points
-        alone do not count).
+        Of the whole file. CRS None and pixel units where it is not georeferenced.
     bands : int
         1..13; an alpha band is not one of them.
     dtype : str
     band_names : tuple of str
         Empty where the file names none.
     nodata : float or None
+    mask : Mask or None
+        Pixels to treat as having no data.
     """
 
     path: Path
@@ -43,13 +49,14 @@ class Guide:
     band_names: tuple[str, ...]
     nodata: float | None
     source: Source = field(repr=False)
+    mask: Mask | None = None
 
     def read(self, row: int, column: int, height: int, width: int) -> Raster:
         """Read a window, clipped to the file.
 
-        A pixel is invalid where any band is NaN or infinite, where alpha or the file's mask says so, or
-        where any band equals nodata; but in integer files a declared nodata of 0 (and 255 in 8-bit ones)
-        is also an ordinary dark or saturated reading, so there all bands must equal it.
+        A pixel is invalid where any band is NaN or infinite, where alpha, the file's mask or `mask` says
+        so, or where any band equals nodata; but in integer files a declared nodata of 0 (and 255 in 8-bit
+        ones) is also an ordinary dark or saturated reading, so there all bands must equal it.
 
         Parameters
         ----------
@@ -75,14 +82,22 @@ class Guide:
                 f"outside the image ({self.grid.height} x {self.grid.width})"
             )
         window = Window(left, top, right - left, bottom - top)
-        with opened(self.path, self.source.driver) as dataset:
-            values = read_values(dataset, self.source, window, saturated=True)
+        grid = self.grid.window(top, left, bottom - top, right - left)
+        check_room(
+            BYTES_PER_VALUE * self.bands * grid.height * grid.width,
+            f"{self.path}: what may show the HSI, {self.bands} bands of {grid.height} x {grid.width} pixels,",
+            "cut the reference to the HSI's ground, or the HSI to a part of it (--bbox)",
+        )
+        with self.source.store.opened() as image:
+            values = read_values(image, self.source, window, saturated=True)
         present: Flags = np.isfinite(values)
         valid: Flags = np.asarray(present.all(axis=0))
+        if self.mask is not None:
+            valid &= ~self.mask.excluded(self.grid, (top, left, bottom - top, right - left))
         return Raster(
             values=np.where(present, values, np.float32(0)),
             valid=valid,
-            grid=self.grid.window(top, left, bottom - top, right - left),
+            grid=grid,
             wavelengths_nm=self.source.spectrum.wavelengths_nm,
             fwhm_nm=self.source.spectrum.fwhm_nm,
             band_names=self.band_names,
@@ -93,8 +108,16 @@ class Guide:
         )
 
 
-def open_guide(path: str | Path) -> Guide:
-    """Open a reference image (GeoTIFF, ENVI, any GDAL raster) without reading its pixels.
+def open_guide(path: str | Path, mask: Mask | None = None) -> Guide:
+    """Open a reference image without reading its pixels.
+
+    Parameters
+    ----------
+    path : path
+        A GeoTIFF, an ENVI file, any other raster that GDAL opens (VRT, JPEG 2000), a Sentinel-2 product
+        (SAFE folder, granule or image folder) or a folder of single-band rasters on one grid.
+    mask : Mask, optional
+        Pixels to treat as having no data.
 
     Raises
     ------
@@ -102,7 +125,7 @@ def open_guide(path: str | Path) -> Guide:
         If it is missing, unreadable, or has no or more than 13 bands.
     """
     source = describe(path)
-    bands = len(source.indexes)
+    bands = source.bands
     if not 1 <= bands <= MOST_BANDS:
         raise ReadError(
             f"{path} has {bands} bands, a reference image has 1 to {MOST_BANDS}; is it the hyperspectral "
@@ -116,4 +139,5 @@ def open_guide(path: str | Path) -> Guide:
         band_names=source.names,
         nodata=next((n for n in source.nodata if n is not None), None),
         source=source,
+        mask=mask,
     )

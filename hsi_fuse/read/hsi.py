@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,53 +11,41 @@ from rasterio.windows import Window
 
 from hsi_fuse.errors import ReadError
 from hsi_fuse.raster import Encoding, Raster
-from hsi_fuse.read import envi, geotiff
-from hsi_fuse.read.source import Flags, Source, Spectrum, opened, read_values, warn
+from hsi_fuse.read.mask import Mask
+from hsi_fuse.read.recognise import describe
+from hsi_fuse.read.room import check_room
+from hsi_fuse.read.source import Source, Spectrum, read_values, warn
+from hsi_fuse.read.store import Flags
 from hsi_fuse.read.wavelengths import read_wavelength_file
 
-BLOCK_BYTES = 64 << 20
+BYTES_PER_VALUE = 5
+"""A float32, and whether it is there."""
 FEWEST_BANDS = 2
 # A band with values in less than this share of the best band's pixels would cost more than it is worth.
 LEAST_COVERAGE = 0.5
 
 
-def describe(path: str | Path) -> Source:
-    """Find out what a path stands for, without reading pixels.
-
-    Raises
-    ------
-    ReadError
-        If it is missing, not an image, or contradicts itself.
-    """
-    path = Path(path)
-    if path.is_dir():
-        raise ReadError(f"{path} is a folder; name the image file in it")
-    if not path.exists():
-        raise ReadError(f"{path} does not exist")
-    pair = envi.find(path)
-    if pair is not None:
-        return envi.describe(*pair)
-    try:
-        return geotiff.describe(path)
-    except ReadError as error:
-        if path.suffix.lower() in envi.DATA_SUFFIXES:
-            raise ReadError(
-                f"{path} has no ENVI header beside it (expected {path.stem}.hdr or {path.name}.hdr) "
-                "and is no other raster that GDAL knows"
-            ) from error
-        raise
-
-
-def read_hsi(path: str | Path, wavelengths: str | Path | None = None) -> Raster:
+def read_hsi(
+    path: str | Path,
+    wavelengths: str | Path | None = None,
+    *,
+    bounds: tuple[float, float, float, float] | None = None,
+    mask: Mask | None = None,
+) -> Raster:
     """Read a hyperspectral image, scaled exactly once, with everything known about its bands.
 
     Parameters
     ----------
     path : path
-        An ENVI header or its data file, a GeoTIFF, or any other raster that GDAL opens.
+        An ENVI header or its data file, a GeoTIFF, any other raster that GDAL opens, or a product: PRISMA
+        L2D (.he5), EMIT L2A (.nc), EnMAP or DESIS L2A (folder, XML or GeoTIFF).
     wavelengths : path, optional
         Text file with one wavelength (and, optionally, FWHM) a line in nm or um; takes the place of the
         file's own.
+    bounds : (left, bottom, right, top), optional
+        Only the whole pixels that cover this box, in the image's CRS (see `Grid.covering`).
+    mask : Mask, optional
+        Pixels to treat as having no data.
 
     Returns
     -------
@@ -72,7 +58,10 @@ def read_hsi(path: str | Path, wavelengths: str | Path | None = None) -> Raster:
     Raises
     ------
     ReadError
-        If the file is missing, incomplete or unreadable, holds no data, or has fewer than two good bands.
+        If the file is missing, incomplete or unreadable, holds no data, has fewer than two good bands, or
+        does not fit into memory.
+    GridError
+        If no pixel lies within the bounds.
 
     Warns
     -----
@@ -81,16 +70,18 @@ def read_hsi(path: str | Path, wavelengths: str | Path | None = None) -> Raster:
     """
     source = describe(path)
     if wavelengths is not None:
-        listed = read_wavelength_file(wavelengths, len(source.indexes))
+        listed = read_wavelength_file(wavelengths, source.bands)
         source = replace(source, spectrum=Spectrum(*listed, source.spectrum.flagged_good))
     elif source.spectrum.wavelengths_nm is None:
         warn(f"{path}: no wavelengths; give them with --wavelengths FILE where the sensor is known")
-    values = _read_all(source)
+    part = (0, 0, *source.grid.shape) if bounds is None else source.grid.covering(bounds)
+    values = _read_window(source, *part)
+    if mask is not None:
+        values[:, mask.excluded(source.grid, part)] = np.nan
     present = np.isfinite(values)
     if not present.any():
-        raise ReadError(
-            f"{path}: every pixel is nodata (ignore value {source.nodata[0]}); nothing to sharpen"
-        )
+        why = f"nodata (ignore value {source.nodata[0]})" + (" or masked" if mask is not None else "")
+        raise ReadError(f"{path}: every pixel is {why}; nothing to sharpen")
     good = _good_bands(values, present, source.spectrum.flagged_good, path)
     valid: Flags = np.logical_and.reduce(present, axis=0, where=good[:, None, None])
     if not valid.any():
@@ -101,7 +92,7 @@ def read_hsi(path: str | Path, wavelengths: str | Path | None = None) -> Raster:
     return Raster(
         values=values,
         valid=valid,
-        grid=source.grid,
+        grid=source.grid.window(*part),
         wavelengths_nm=source.spectrum.wavelengths_nm,
         fwhm_nm=source.spectrum.fwhm_nm,
         good_bands=good,
@@ -111,22 +102,22 @@ def read_hsi(path: str | Path, wavelengths: str | Path | None = None) -> Raster:
     )
 
 
-def _read_all(source: Source) -> NDArray[np.float32]:
-    values = np.empty((len(source.indexes), *source.grid.shape), np.float32)
-    with opened(source.path, source.driver) as dataset:
-        for start, stop in _row_blocks(dataset):
-            window = Window(0, start, dataset.width, stop - start)
-            values[:, start:stop] = read_values(dataset, source, window)
+def _read_window(source: Source, top: int, left: int, height: int, width: int) -> NDArray[np.float32]:
+    """The pixels of a window, strip by strip: (band, y, x), NaN for none."""
+    check_room(
+        BYTES_PER_VALUE * source.bands * height * width,
+        f"{source.path}: an image of {source.bands} bands, {height} lines and {width} samples",
+        "read a part of it (--bbox), or correct the header if the size is wrong",
+    )
+    values = np.empty((source.bands, height, width), np.float32)
+    with source.store.opened() as image:
+        # whole blocks of the file: steps count from its first row
+        starts = range(top // image.rows_at_once * image.rows_at_once, top + height, image.rows_at_once)
+        for start in starts:
+            first, last = max(start, top), min(start + image.rows_at_once, top + height)
+            window = Window(left, first, width, last - first)
+            values[:, first - top : last - top] = read_values(image, source, window)
     return values
-
-
-def _row_blocks(dataset: Any) -> Iterator[tuple[int, int]]:
-    """Rows to read at a time: whole blocks of the file, all bands, about BLOCK_BYTES."""
-    per_row = dataset.width * dataset.count * np.dtype(dataset.dtypes[0]).itemsize
-    block = dataset.block_shapes[0][0]
-    step = max(1, BLOCK_BYTES // per_row // block) * block
-    for start in range(0, dataset.height, step):
-        yield start, min(start + step, dataset.height)
 
 
 def _good_bands(

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
 from numpy.typing import NDArray
-from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 
-from hsi_fuse.errors import HsiFuseWarning, ReadError
+from hsi_fuse.errors import HsiFuseWarning
 from hsi_fuse.grid import Grid
+from hsi_fuse.read.store import Flags, Opened, Store
 
 # No instrument measures this; writers of "no data" such as -3.4e38 or -1.23e34 lose digits in headers.
 IMPOSSIBLE = 1e30
 
-Flags = NDArray[np.bool_]
 Numbers = NDArray[np.float64]
 
 
@@ -57,67 +54,46 @@ class Source:
     Attributes
     ----------
     path : Path
-        The file with the pixels.
-    driver : str or None
-        GDAL driver that must open it; None: any.
+        What to call it: the file with the pixels, or the folder of a product.
+    store : Store
+        Opens the pixels.
     grid : Grid
-    indexes : tuple of int
-        1-based bands of the file that are measurements (not alpha), in file order.
     dtype : str
         Smallest numpy type that holds every band's stored numbers.
     scale, offset : ndarray (band,), float64
         value = stored * scale + offset.
     nodata : tuple of float or None (band,)
         Stored number that marks "no data".
-    alpha : int or None
-        1-based band that is 0 where there is no data.
     spectrum : Spectrum
     names : tuple of str (band,) or ()
     tags : mapping
     """
 
     path: Path
-    driver: str | None
+    store: Store
     grid: Grid
-    indexes: tuple[int, ...]
     dtype: str
     scale: Numbers
     offset: Numbers
     nodata: tuple[float | None, ...]
-    alpha: int | None = None
     spectrum: Spectrum = Spectrum()
     names: tuple[str, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def bands(self) -> int:
+        """Number of bands."""
+        return len(self.scale)
+
+
+def brief(text: str, most: int = 60) -> str:
+    """A value found in a file, fit for a message."""
+    return repr(text if len(text) <= most else text[: most - 3] + "...")
 
 
 def warn(message: str) -> None:
     """Tell the analyst; the report repeats it."""
     warnings.warn(message, HsiFuseWarning, stacklevel=3)
-
-
-@contextmanager
-def opened(path: Path, driver: str | None = None, *, sidecar: bool = False) -> Iterator[Any]:
-    """Open a raster, by default blind to an `.aux.xml` beside it (it may contradict the file itself)."""
-    options = {"driver": driver} if driver else {}
-    try:
-        with warnings.catch_warnings(), rasterio.Env(GDAL_PAM_ENABLED="YES" if sidecar else "NO"):
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)  # the grid says so by itself
-            with rasterio.open(path, **options) as dataset:
-                yield dataset
-    except RasterioError as error:
-        raise ReadError(
-            f"cannot read {path}: {error}. Is it a complete raster that GDAL knows (gdalinfo)?"
-        ) from error
-
-
-def grid_of(dataset: Any) -> Grid:
-    """The grid of an open dataset. Ground control points alone do not make one: CRS None, pixel units.
-
-    A local CRS ("Arbitrary" in ENVI) cannot be related to any other, so it counts as none.
-    """
-    crs = dataset.crs
-    known = crs is not None and (crs.is_projected or crs.is_geographic)
-    return Grid(crs if known else None, dataset.transform, dataset.width, dataset.height)
 
 
 def measured_bands(dataset: Any) -> tuple[tuple[int, ...], int | None]:
@@ -165,7 +141,7 @@ def marks_missing(stored: NDArray[Any], nodata: float | None) -> Flags:
 
 
 def read_values(
-    dataset: Any, source: Source, window: Window, *, saturated: bool = False
+    image: Opened, source: Source, window: Window, *, saturated: bool = False
 ) -> NDArray[np.float32]:
     """Physical values of a window, NaN where the file has none.
 
@@ -175,8 +151,8 @@ def read_values(
 
     Parameters
     ----------
-    dataset : rasterio dataset
-        `source.path`, open.
+    image : Opened
+        `source.store`, open.
     window : Window
         Must lie inside the file.
 
@@ -184,10 +160,9 @@ def read_values(
     -------
     values : ndarray (band, y, x), float32
     """
-    shape = (len(source.indexes), int(window.height), int(window.width))
-    values = np.empty(shape, np.float32)
-    missing = np.empty(shape, bool)
-    stored = dataset.read(source.indexes, window=window)  # one call: pixel-interleaved files are read once
+    stored, masked = image.read(window)
+    values = np.empty(stored.shape, np.float32)
+    missing = np.empty(stored.shape, bool)
     for k, nodata in enumerate(source.nodata):
         missing[k] = marks_missing(stored[k], nodata)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -196,7 +171,7 @@ def read_values(
     if doubtful.any():
         asked = source.spectrum.flagged_good  # what flagged bands hold says nothing about the pixel
         missing[doubtful] = missing[slice(None) if asked is None or not asked.any() else asked].all(axis=0)
-    missing |= _masked(dataset, source, window)
+    missing |= masked
     values[missing] = np.nan
     return values
 
@@ -205,23 +180,3 @@ def _is_reading(nodata: float | None, dtype: str, saturated: bool) -> bool:
     if nodata is None or np.dtype(dtype).kind not in "iu":
         return False
     return nodata == 0 or (saturated and dtype == "uint8" and nodata == 255)
-
-
-def _masked(dataset: Any, source: Source, window: Window) -> Flags:
-    """Missing by alpha or by a mask stored with the file; broadcasts to (band, y, x)."""
-    missing: Flags = np.zeros((1, int(window.height), int(window.width)), bool)
-    if source.alpha is not None:
-        missing |= dataset.read(source.alpha, window=window) == 0
-    own = [i for i in source.indexes if not set(dataset.mask_flag_enums[i - 1]) & _NO_STORED_MASK]
-    if not own:
-        return missing
-    if MaskFlags.per_dataset in dataset.mask_flag_enums[own[0] - 1]:
-        return missing | (dataset.read_masks(own[0], window=window) == 0)
-    per_band = [
-        dataset.read_masks(i, window=window) == 0 if i in own else np.zeros(missing.shape[1:], bool)
-        for i in source.indexes
-    ]
-    return missing | np.stack(per_band)
-
-
-_NO_STORED_MASK = {MaskFlags.all_valid, MaskFlags.nodata, MaskFlags.alpha}

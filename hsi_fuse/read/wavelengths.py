@@ -10,7 +10,8 @@ import numpy as np
 
 from hsi_fuse.errors import ReadError
 from hsi_fuse.nominal import hsi_bands, sensor_names
-from hsi_fuse.read.source import Numbers, warn
+from hsi_fuse.read.source import Numbers, Spectrum, brief, warn
+from hsi_fuse.read.store import Flags
 
 _NM_PER_UNIT = {
     **dict.fromkeys(("nanometers", "nanometer", "nanometres", "nanometre", "nm"), 1.0),
@@ -40,7 +41,7 @@ def numbers(texts: Sequence[str], field: str, where: Path | str, count: int | No
             out[i] = float(text)
         except ValueError:
             raise ReadError(
-                f"{where}: entry {i + 1} of {field} is {text!r}, not a number; correct the header"
+                f"{where}: entry {i + 1} of {field} is {brief(text)}, not a number; correct the header"
             ) from None
     return out
 
@@ -60,18 +61,33 @@ def to_nm(values: Numbers, unit: str | None, where: Path | str) -> tuple[Numbers
     declared = (unit or "").strip().lower()
     factor = _NM_PER_UNIT.get(declared)
     if factor is None and declared not in _UNKNOWN:
-        warn(f"{where}: wavelength unit {unit!r} is not nanometres or micrometres; wavelengths are not used")
+        warn(
+            f"{where}: wavelength unit {brief(unit or '')} is not nanometres or micrometres; "
+            "wavelengths are not used"
+        )
         return None, 1.0
     if factor is not None and _plausible(values * factor):
         return values * factor, factor
     counted = len(values) > 1 and bool(np.all(np.diff(values) == 1)) and values[0] in (0, 1)  # band numbers
     for factor, name in ((1.0, "nanometres"), (1e3, "micrometres")):
         if not counted and _plausible(values * factor):
-            said = f"{unit!r}" if declared else "missing"
+            said = brief(unit or "") if declared else "missing"
             warn(f"{where}: the wavelength unit is {said}; values {_span(values)} are taken as {name}")
             return values * factor, factor
     warn(f"{where}: wavelengths {_span(values)} fit neither nanometres nor micrometres; they are not used")
     return None, 1.0
+
+
+def spectrum_of(
+    wavelengths: Numbers | None, fwhm: Numbers | None, unit: str | None, good: Flags | None, where: Path | str
+) -> Spectrum:
+    """What a file says of its bands, in nm as far as it makes sense; FWHM are in the wavelengths' unit."""
+    if wavelengths is None:
+        return Spectrum(flagged_good=good)
+    wavelengths_nm, factor = to_nm(wavelengths, unit, where)
+    if wavelengths_nm is None or fwhm is None:
+        return Spectrum(wavelengths_nm, None, good)
+    return Spectrum(wavelengths_nm, fwhm_to_nm(fwhm, factor, where), good)
 
 
 def fwhm_to_nm(values: Numbers, factor: float, where: Path | str) -> Numbers | None:

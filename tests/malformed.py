@@ -1,0 +1,405 @@
+"""Malformed files by the thousand, from a seed; run as a program it reads them all under limits.
+
+`python tests/malformed.py FOLDER FIRST LAST MEGABYTES` reads the cases FIRST..LAST-1 in this process and
+prints one JSON list of what went wrong. The process is killed after `SECONDS` on one case, and may grow by
+MEGABYTES.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import rasterio
+from affine import Affine
+
+SECONDS = 10
+SEED = 20_26
+Spoil = Callable[[np.random.Generator, Path], Path]
+
+NUMBERS = (
+    *("0", "-1", "1", "2", "3", "1e9", "99999999999999999999", "2147483647", "-2147483648", "4294967297"),
+    *(
+        "nan",
+        "inf",
+        "-inf",
+        "1e308",
+        "-1e308",
+        "1e-320",
+        "0x10",
+        "",
+        " ",
+        "{}",
+        "{1}",
+        "{nan, nan}",
+        "3.5",
+        "\\0",
+    ),
+    *("../../etc/passwd", "/etc/passwd", "µm", "{" * 40, "a" * 5000, "%s%n", "{1, 2, 3, 4, 5, 6, 7, 8}"),
+)
+FIELDS = {
+    "samples": "6", "lines": "5", "bands": "4", "header offset": "0", "file type": "ENVI Standard",
+    "data type": "2", "interleave": "bsq", "byte order": "0", "data ignore value": "-9999",
+    "reflectance scale factor": "10000", "wavelength units": "Nanometers",
+    "wavelength": "{450, 550, 650, 850}", "fwhm": "{10, 10, 10, 10}", "bbl": "{1, 1, 1, 1}",
+    "band names": "{a, b, c, d}", "data gain values": "{1, 1, 1, 1}", "data offset values": "{0, 0, 0, 0}",
+    "map info": "{UTM, 1, 1, 500000, 5000000, 30, 30, 32, North, WGS-84, rotation=10}",
+    "coordinate system string": "{GEOGCS[\"GCS_WGS_1984\",DATUM[\"D_WGS_1984\"]]}", "file compression": "0",
+    "classes": "3", "data file": "../../etc/passwd",
+}  # fmt: skip
+USUAL = tuple(FIELDS)[:15]
+
+
+def _stored() -> np.ndarray:
+    return np.random.default_rng(0).integers(1, 9000, (4, 5, 6)).astype("i2")
+
+
+def _header(fields: dict[str, str]) -> str:
+    return "ENVI\n" + "".join(f"{key} = {value}\n" for key, value in fields.items())
+
+
+def _envi(folder: Path, fields: dict[str, str]) -> Path:
+    (folder / "scene.img").write_bytes(_stored().tobytes())
+    (folder / "scene.hdr").write_text(_header(fields), encoding="utf-8")
+    return folder / "scene.hdr"
+
+
+def envi_field(rng: np.random.Generator, folder: Path) -> Path:
+    """A header with one to three fields of rubbish."""
+    fields = {key: FIELDS[key] for key in USUAL}
+    for key in rng.choice(list(FIELDS), rng.integers(1, 4), replace=False):
+        fields[str(key)] = str(rng.choice(NUMBERS))
+    return _envi(folder, fields)
+
+
+def envi_lost(rng: np.random.Generator, folder: Path) -> Path:
+    """A header without one to four of its fields, or with one twice."""
+    fields = {key: FIELDS[key] for key in USUAL}
+    for key in rng.choice(USUAL, rng.integers(1, 5), replace=False):
+        del fields[str(key)]
+    return _envi(folder, fields)
+
+
+def envi_map(rng: np.random.Generator, folder: Path) -> Path:
+    """Rubbish in one entry of `map info`."""
+    entries = FIELDS["map info"].strip("{}").split(", ")
+    entries[rng.integers(len(entries))] = str(rng.choice(NUMBERS)).strip("{}")
+    if rng.random() < 0.2:
+        entries = entries[: rng.integers(len(entries))]
+    return _envi(folder, {**{key: FIELDS[key] for key in USUAL}, "map info": "{" + ", ".join(entries) + "}"})
+
+
+def envi_bomb(rng: np.random.Generator, folder: Path) -> Path:
+    """Sizes far beyond memory, in front of a file that looks large, or is declared compressed."""
+    fields = {key: FIELDS[key] for key in USUAL}
+    for key in ("samples", "lines", "bands"):
+        fields[key] = str(rng.choice(["30000", "100000", "2000000000", "4"]))
+    path = _envi(folder, fields)
+    if rng.random() < 0.7:
+        with (folder / "scene.img").open("r+b") as file:
+            file.truncate(int(rng.choice([10**9, 10**11, 4 * 10**12])))  # a hole: takes no room
+    else:
+        path.write_text(_header({**fields, "file compression": "1"}))
+    return path
+
+
+def envi_link(rng: np.random.Generator, folder: Path) -> Path:
+    """A header or data file that is a link to somewhere."""
+    path = _envi(folder, {key: FIELDS[key] for key in USUAL})
+    link = path if rng.random() < 0.3 else folder / "scene.img"
+    link.unlink()
+    link.symlink_to(
+        str(rng.choice(["/etc/passwd", "nowhere", "/", "scene.img", "scene.hdr", "/dev/zero", ".."]))
+    )
+    return path
+
+
+def _damaged(rng: np.random.Generator, raw: bytes) -> bytes:
+    """Cut off, some bytes changed (most near the start, where the structure is), or a piece doubled."""
+    data = bytearray(raw)
+    how = rng.integers(4)
+    if how == 0:
+        return bytes(data[: rng.integers(len(data))])
+    if how == 1:
+        at = int(rng.integers(len(data)))
+        return bytes(data[:at] + data[max(at - 50, 0) :])
+    reach = len(data) if how == 2 else min(len(data), 600)
+    for at in rng.integers(0, reach, rng.integers(1, 12)):
+        data[at] = rng.choice([0, 255, 127, 128, int(rng.integers(256))])
+    return bytes(data)
+
+
+def envi_bytes(rng: np.random.Generator, folder: Path) -> Path:
+    """A damaged header."""
+    path = _envi(folder, FIELDS if rng.random() < 0.3 else {key: FIELDS[key] for key in USUAL})
+    path.write_bytes(_damaged(rng, path.read_bytes()))
+    return path
+
+
+def _geotiff(path: Path, driver: str = "GTiff", **more: object) -> None:
+    stored = _stored()
+    shape = {"count": 4, "height": 5, "width": 6, "dtype": "int16"}
+    place = {"crs": "EPSG:32632", "transform": Affine(30, 0, 5e5, 0, -30, 5e6), "nodata": -9999}
+    with rasterio.open(path, "w", driver=driver, **{**shape, **place, **more}) as file:
+        file.write(stored)
+        for k, wavelength in enumerate((450, 550, 650, 850)):
+            file.update_tags(k + 1, wavelength=str(wavelength), wavelength_units="Nanometers", fwhm="10")
+
+
+def tiff_bytes(rng: np.random.Generator, folder: Path) -> Path:
+    """A damaged GeoTIFF."""
+    path = folder / "scene.tif"
+    kinds = (
+        {},
+        {"compress": "deflate"},
+        {"compress": "lzw", "predictor": 2},
+        {"tiled": True, "BIGTIFF": "YES"},
+    )
+    _geotiff(path, **kinds[rng.integers(len(kinds))])
+    path.write_bytes(_damaged(rng, path.read_bytes()))
+    return path
+
+
+def tiff_tags(rng: np.random.Generator, folder: Path) -> Path:
+    """A sound GeoTIFF whose tags, transform or scaling are rubbish."""
+    path = folder / "scene.tif"
+    _geotiff(path)
+    wild = np.array([0, np.nan, np.inf, 1e308, -1e-320, 1.0])
+    with warnings.catch_warnings(), rasterio.open(path, "r+") as file:
+        warnings.simplefilter("ignore")
+        choice = rng.integers(4)
+        if choice == 0:
+            file.transform = Affine(*rng.choice(wild, 6))
+        elif choice == 1:
+            key = str(rng.choice(["wavelength", "fwhm", "bbl", "wavelength_units"]))
+            for band in range(1, 5):
+                file.update_tags(band, **{key: str(rng.choice(NUMBERS)).replace("\0", "")})
+        elif choice == 2:
+            file.scales, file.offsets = (tuple(rng.choice(wild, 4)) for _ in range(2))
+        else:
+            file.update_tags(reflectance_scale_factor=str(rng.choice(NUMBERS)))
+    return path
+
+
+def tiff_bomb(rng: np.random.Generator, folder: Path) -> Path:
+    """A few kilobytes that promise terabytes: a sparse file."""
+    path, side = folder / "scene.tif", int(rng.choice([20_000, 200_000, 2_000_000]))
+    more = {"SPARSE_OK": True, "tiled": True, "blockxsize": 4096, "blockysize": 4096, "BIGTIFF": "YES"}
+    shape = {"count": int(rng.choice([3, 40])), "height": side, "width": side, "dtype": "uint16"}
+    with rasterio.open(path, "w", driver="GTiff", **shape, **more):
+        pass
+    return path
+
+
+def vrt(rng: np.random.Generator, folder: Path) -> Path:
+    """A virtual raster that names itself, nothing, or a file elsewhere, with rubbish sizes."""
+    names = [
+        "scene.vrt",
+        "nowhere.tif",
+        "/etc/passwd",
+        "../../../../etc/passwd",
+        "/dev/zero",
+        "/vsizip/x",
+        "a.tif",
+    ]
+    _geotiff(folder / "a.tif")
+    size = [str(rng.choice(["6", "0", "-1", "2147483647", "a", "1e9"])) for _ in range(2)]
+    bands = int(rng.choice([2, 4, 20]))
+    band = (
+        '<VRTRasterBand dataType="Int16" band="{k}"><SimpleSource><SourceFilename relativeToVRT="'
+        f'{rng.integers(2)}">{rng.choice(names)}</SourceFilename>'
+        f"<SourceBand>{rng.integers(-1, 6)}</SourceBand></SimpleSource></VRTRasterBand>"
+    )
+    text = "".join(band.format(k=k + 1) for k in range(bands))
+    raw = f'<VRTDataset rasterXSize="{size[0]}" rasterYSize="{size[1]}">{text}</VRTDataset>'.encode()
+    (folder / "scene.vrt").write_bytes(_damaged(rng, raw) if rng.random() < 0.4 else raw)
+    return folder / "scene.vrt"
+
+
+def _prisma(path: Path, shape: tuple[int, int, int] = (5, 4, 6)) -> None:
+    rows, bands, columns = shape
+    with h5py.File(path, "w") as file:
+        for name in ("VNIR", "SWIR"):
+            field = f"HDFEOS/SWATHS/PRS_L2D_HCO/Data Fields/{name}_Cube"
+            if rows * columns * bands < 10_000:
+                file[field] = np.random.default_rng(0).integers(1, 9000, shape).astype("u2")
+            else:
+                file.create_dataset(field, shape, "u2", chunks=(1, bands, 64))
+            short = name.title()
+            file.attrs[f"List_Cw_{short}"] = np.linspace(450, 900, bands) + 1000 * (name == "SWIR")
+            file.attrs[f"List_Fwhm_{short}"] = np.full(bands, 10.0)
+            file.attrs[f"L2Scale{short}Min"], file.attrs[f"L2Scale{short}Max"] = 0.0, 1.0
+        file.attrs["Epsg_Code"] = 32632
+        for corner, x, y in (("UL", 0, 0), ("LR", columns, rows)):
+            file.attrs[f"Product_{corner}corner_easting"] = 5e5 + 30 * x
+            file.attrs[f"Product_{corner}corner_northing"] = 5e6 - 30 * y
+
+
+def prisma_bytes(rng: np.random.Generator, folder: Path) -> Path:
+    """A damaged PRISMA file."""
+    path = folder / "scene.he5"
+    _prisma(path)
+    path.write_bytes(_damaged(rng, path.read_bytes()))
+    return path
+
+
+def prisma_attributes(rng: np.random.Generator, folder: Path) -> Path:
+    """A PRISMA file with rubbish attributes, or cubes that promise too much."""
+    path = folder / "scene.he5"
+    if rng.random() < 0.2:
+        _prisma(path, (200_000, 60, 200_000))
+        return path
+    _prisma(path)
+    with h5py.File(path, "r+") as file:
+        key = str(rng.choice(sorted(file.attrs)))
+        wild = (
+            np.nan,
+            np.inf,
+            -1e308,
+            0,
+            "text",
+            np.zeros(0),
+            np.zeros((3, 3)),
+            b"\xff\xfe",
+            [1e30] * 4,
+            2**62,
+        )
+        file.attrs[key] = wild[rng.integers(len(wild))]
+    return path
+
+
+def metadata(rng: np.random.Generator, folder: Path) -> Path:
+    """An EnMAP product with a damaged XML, or one that expands without end."""
+    _geotiff(folder / "ENMAP01_L2A-SPECTRAL_IMAGE.TIF")
+    band = (
+        "<bandID><wavelengthCenterOfBand>{}</wavelengthCenterOfBand><FWHMOfBand>{}</FWHMOfBand>"
+        "<GainOfBand>{}</GainOfBand><OffsetOfBand>{}</OffsetOfBand></bandID>"
+    )
+    values = [["550", "10", "0.0001", "0"] for _ in range(4)]
+    if rng.random() < 0.5:
+        values[rng.integers(4)][rng.integers(4)] = str(rng.choice(NUMBERS)).replace("\0", "")
+    head = ""
+    if rng.random() < 0.1:
+        entities = "".join(f'<!ENTITY e{k} "{f"&e{k - 1};" * 10}">' for k in range(1, 12))
+        head = f'<!DOCTYPE x [<!ENTITY e0 "0123456789">{entities}<!ENTITY f SYSTEM "file:///etc/passwd">]>'
+        values[0][0] = str(rng.choice(["&e11;", "&f;"]))
+    bands = "".join(band.format(*each) for each in values)
+    raw = f"{head}<a><bandCharacterisation>{bands}</bandCharacterisation></a>".encode()
+    path = folder / "ENMAP01_L2A-METADATA.XML"
+    path.write_bytes(_damaged(rng, raw) if rng.random() < 0.4 else raw)
+    return path
+
+
+def rubbish(rng: np.random.Generator, folder: Path) -> Path:
+    """Bytes of no format at all, or of the first bytes of one."""
+    starts = (
+        b"",
+        b"II*\0",
+        b"MM\0*",
+        b"\x89HDF\r\n\x1a\n",
+        b"ENVI\n",
+        b"CDF\x01",
+        b"<?xml",
+        b"\xff\xd8\xff",
+        b"PK\3\4",
+    )
+    suffix = str(rng.choice([".tif", ".img", ".hdr", ".he5", ".nc", "", ".jp2", ".png", ".vrt", ".zip"]))
+    path = folder / f"scene{suffix}"
+    path.write_bytes(starts[rng.integers(len(starts))] + rng.bytes(int(rng.integers(0, 3000))))
+    return path
+
+
+KINDS: tuple[tuple[Spoil, int], ...] = (
+    *(
+        (envi_field, 700),
+        (envi_lost, 100),
+        (envi_map, 250),
+        (envi_bomb, 60),
+        (envi_link, 40),
+        (envi_bytes, 250),
+    ),
+    *((tiff_bytes, 250), (tiff_tags, 120), (tiff_bomb, 20), (vrt, 100)),
+    *((prisma_bytes, 100), (prisma_attributes, 60), (metadata, 100), (rubbish, 100)),
+)
+"""What is done to files, and to how many."""
+COUNT = sum(count for _, count in KINDS)
+
+
+def spoiled(number: int, folder: Path) -> tuple[str, Path]:
+    """Make malformed file `number` in an empty folder: the kind, and what to read."""
+    rng, left = np.random.default_rng((SEED, number)), number
+    for kind, count in KINDS:
+        if left < count:
+            return kind.__name__, kind(rng, folder)
+        left -= count
+    raise IndexError(number)
+
+
+def shuffled(count: int) -> list[int]:
+    """So many of all numbers, of every kind its share."""
+    return [int(k) for k in np.random.default_rng(SEED).permutation(COUNT)[:count]]
+
+
+def _main(folder: Path, first: int, last: int, megabytes: int) -> None:
+    import resource
+
+    from hsi_fuse.errors import HsiFuseError
+
+    warnings.simplefilter("ignore")
+    for read in ("hsi", "guide"):  # import what they import before memory is limited
+        _read(read, _sound(folder))
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    resource.setrlimit(resource.RLIMIT_AS, (size + megabytes * 2**20, resource.RLIM_INFINITY))
+    wrong = []
+    for number in range(first, last):
+        place = folder / str(number)
+        place.mkdir()
+        kind, path = spoiled(number, place)
+        before = listing(place)
+        print(f"{number} {kind}", file=sys.stderr, flush=True)  # the last line names what killed the process
+        signal.alarm(SECONDS)
+        for read in ("hsi", "guide"):
+            try:
+                _read(read, path)
+            except HsiFuseError as error:
+                if len(str(error)) > 2000 or ("scene" not in str(error) and "ENMAP" not in str(error)):
+                    wrong.append(f"{number} {kind} {read}: poor message: {str(error)[:300]}")
+            except BaseException as error:
+                wrong.append(f"{number} {kind} {read}: {type(error).__name__}: {error}"[:400])
+        signal.alarm(0)
+        if listing(place) != before:
+            wrong.append(f"{number} {kind}: files were written")
+        shutil.rmtree(place)
+    print(json.dumps(wrong))
+
+
+def _sound(folder: Path) -> Path:
+    _geotiff(folder / "scene.tif")
+    return folder / "scene.tif"
+
+
+def _read(how: str, path: Path) -> None:
+    from hsi_fuse.read import open_guide, read_hsi
+
+    if how == "hsi":
+        read_hsi(path)
+        return
+    guide = open_guide(path)
+    guide.read(0, 0, guide.grid.height, guide.grid.width)
+
+
+def listing(folder: Path) -> list[str]:
+    """All that lies in a folder."""
+    return sorted(str(each) for each in folder.rglob("*"))
+
+
+if __name__ == "__main__":
+    _main(Path(sys.argv[1]), *map(int, sys.argv[2:]))
