@@ -34,6 +34,7 @@ Exit codes: see `hsi-fuse --help`.
 @click.option("--overwrite", is_flag=True, help="Replace outputs that exist.")
 @options.settings
 @options.displacement
+@options.fail_on
 @click.option("--dry-run", is_flag=True, help="Show what would be done, as `hsi-fuse info` does, and stop.")
 @options.as_json
 @options.loudness
@@ -47,6 +48,7 @@ def run(
     form: str | None,
     overwrite: bool,
     displacement: Path | None,
+    fail_on: str,
     dry_run: bool,
     as_json: bool,
     **given: Any,
@@ -66,6 +68,7 @@ def run(
     settings = options.run_settings(form, **given)
 
     from hsi_fuse.scene import Job, plan_scene, run_scene
+    from hsi_fuse.write import gate_written
 
     job = Job(hsi, ref, output, settings, displacement, overwrite)
     if dry_run:
@@ -74,3 +77,4 @@ def run(
     with progress(state) as on_step:
         written = run_scene(job, on_step)
     tell_outputs(state, written, as_json)
+    gate_written(output, fail_on)

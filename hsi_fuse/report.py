@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from numpy.typing import NDArray
 
 from hsi_fuse import plots
 from hsi_fuse.align import Alignment
@@ -57,6 +59,16 @@ REGISTRATION = {
     "before_bias_px": "before: their mean (columns, rows), fine pixels",
 }
 """How the page names the figures of `pipeline.align`; others appear under their own names."""
+GROUPS = {
+    "Position": ("registration", "position", "place"),
+    "Sensor model": ("response", "blur"),
+    "Spectra": ("spectra", "radiometry", "bands"),
+    "Detail": ("detail", "sharpness", "noise"),
+    "Proof": ("synthesis",),
+    "Integrity": ("seams", "integrity"),
+}
+"""The headings under which the page shows the lights."""
+LARGEST_PAGE = 4_800_000
 LARGEST_MAP = 512
 """Pixels along the longer side of a map that is drawn."""
 MOST_ARROWS = 12
@@ -90,9 +102,37 @@ def render(
     """
     figures = quality.figures
     wavelengths = figures["scene"]["wavelengths_nm"]
+    page = _environment().get_template("report.html")
+    told = {
+        "title": title,
+        "q": figures,
+        "groups": _grouped(figures["verdict"]["lights"]),
+        "methods": METHODS,
+        "zooms": _zooms(pictures),
+        "marks": _marks(pictures),
+        "plots": _drawn(quality, pictures, alignment),
+        "pixels": _packed(pictures, wavelengths),
+        "registration": _flat(figures["registration"], without=("guide_response",), labels=REGISTRATION),
+        "response": response_in_words(figures["registration"].get("guide_response", [])),
+        "stages": [_stage(i, stage) for i, stage in enumerate(figures["stages"])],
+        "provenance": _flat(plain(provenance or {})),
+    }
+    for quality_of_jpeg in (88, 75, 60, 40):
+        text = page.render(**told, views=_views(pictures, wavelengths, quality_of_jpeg))
+        if len(text) < LARGEST_PAGE:
+            break
+    return text
+
+
+def _drawn(quality: Quality, pictures: Pictures, alignment: Alignment | None) -> dict[str, plots.Plot]:
+    """The plots by name."""
+    figures, maps = quality.figures, quality.maps
+    wavelengths = figures["scene"]["wavelengths_nm"]
     consistency = figures["consistency"]
     drawn = {
-        "srf": plots.srf_plot(figures["sensor"]["srf"], wavelengths),
+        "srf": plots.srf_plot(
+            figures["sensor"]["srf"], wavelengths, figures["sensor"]["found"].get("srf_nominal") or ()
+        ),
         "psf": plots.psf_plot(figures["sensor"]["psf"], figures["scene"]["ratio"]),
         "sam": plots.map_plot(quality.maps["sam_deg"], "degrees"),
         "bands": plots.bands_plot(consistency["learned_psf"], wavelengths),
@@ -103,8 +143,39 @@ def render(
         drawn |= _registration_plots(alignment)
     if pictures.spectra:
         drawn["spectra"] = plots.spectra_plot(pictures.spectra, wavelengths)
+    step = max(1, -(-max(pictures.size) // LARGEST_MAP))
+    panels = [("spectral angle, °", maps["sam_deg"]), ("error of brightness, %", 100 * maps["brightness"])]
+    drawn["brightness"] = plots.error_plot(100 * maps["brightness"], "% of the level", "input pixels")
+    if "guide" in maps:
+        drawn["guide"] = plots.error_plot(
+            maps["guide"][::step, ::step], "standard deviations of the reference", _pixels(step)
+        )
+        panels.append(("product - reference, deviations", maps["guide"]))
+    drawn["histograms"] = plots.histogram_plot(panels)
+    return drawn
+
+
+def _grouped(lights: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Mapping[str, Any]]]]:
+    """The lights under the headings of `GROUPS`."""
+    return [(name, [e for e in lights if e["name"] in members]) for name, members in GROUPS.items()]
+
+
+def _views(pictures: Pictures, wavelengths_nm: Sequence[float] | None, quality: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": v.name,
+            "bands": _band_names(v.bands, wavelengths_nm),
+            "before": plots.picture_uri(v.before, quality=quality),
+            "after": plots.picture_uri(v.after, quality=quality),
+            "width": v.before.shape[1],
+        }
+        for v in pictures.views
+    ]
+
+
+def _zooms(pictures: Pictures) -> list[dict[str, Any]]:
     height, width = pictures.size
-    zooms = [
+    return [
         {
             "name": zoom.name,
             "row": zoom.row,
@@ -122,29 +193,63 @@ def render(
         }
         for zoom in pictures.zooms
     ]
-    marks = [
+
+
+def _marks(pictures: Pictures) -> list[dict[str, Any]]:
+    height, width = pictures.size
+    return [
         {"name": s.name, "at": _percent((s.column + 0.5) / width, (s.row + 0.5) / height)}
         for s in pictures.spectra
     ]
-    page = _environment().get_template("report.html")
-    return page.render(
-        title=title,
-        q=figures,
-        methods=METHODS,
-        composite_bands=_band_names(pictures.bands, wavelengths),
-        before=plots.picture_uri(pictures.before),
-        after=plots.picture_uri(pictures.after),
-        shape=pictures.before.shape,
-        zooms=zooms,
-        marks=marks,
-        plots=drawn,
-        registration=_flat(figures["registration"], without=("guide_response",), labels=REGISTRATION),
-        response=response_in_words(figures["registration"].get("guide_response", [])),
-        stages=[
-            {"name": s.get("name", i + 1), "kept": s.get("kept"), "rows": _flat(s, without=("name", "kept"))}
-            for i, s in enumerate(figures["stages"])
-        ],
-        provenance=_flat(plain(provenance or {})),
+
+
+def _stage(number: int, stage: Mapping[str, Any]) -> dict[str, Any]:
+    history = stage.get("history") or []
+    return {
+        "name": stage.get("name", number + 1),
+        "kept": stage.get("kept"),
+        "rows": _flat(stage, without=("name", "kept", "history")),
+        "training": plots.history_plot(history) if len(history) > 1 else None,
+    }
+
+
+def _packed(pictures: Pictures, wavelengths_nm: Sequence[float] | None) -> dict[str, Any]:
+    """The spectra that can be picked, for the page's script: little-endian uint16 from `low` to `high`."""
+    grid, (height, width) = pictures.grid, pictures.size
+    bands = grid.after.shape[1]
+    axis = np.arange(1, bands + 1, dtype=float) if wavelengths_nm is None else np.asarray(wavelengths_nm)
+    order = np.argsort(axis, kind="stable")
+    spectra = [s for s in (grid.before, grid.after, grid.sigma) if s is not None and s.size]
+    low, high = (
+        min((float(s.min()) for s in spectra), default=0.0),
+        max((float(s.max()) for s in spectra), default=1.0),
+    )
+    low = min(low, 0.0)
+    scale = 65535 / max(high - low, 1e-30)
+
+    def pack(values: NDArray[np.float32] | None) -> str | None:
+        if values is None:
+            return None
+        stored = np.rint((values.astype(float) - low) * scale).clip(0, 65535).astype("<u2")
+        return base64.b64encode(stored.tobytes()).decode("ascii")
+
+    gaps = np.diff(axis[order])
+    return plain(
+        {
+            "x": [round(float(v), 2) for v in axis],
+            "order": order,
+            "gap": 4 * float(np.median(gaps)) if gaps.size else 0.0,
+            "axis": "band" if wavelengths_nm is None else "wavelength (nm)",
+            "rows": grid.rows,
+            "columns": grid.columns,
+            "height": height,
+            "width": width,
+            "low": low,
+            "high": max(high, low + 1e-30),
+            "before": pack(grid.before),
+            "after": pack(grid.after),
+            "sigma": pack(grid.sigma),
+        }
     )
 
 
