@@ -7,7 +7,7 @@ unit of it. Null stands where a figure cannot be formed; lists hold one entry a 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,14 +18,15 @@ from torch import Tensor
 
 from hsi_fuse import checks, metrics
 from hsi_fuse.cube import block_rows
-from hsi_fuse.errors import HsiFuseError
 from hsi_fuse.fullscale import full_scale
 from hsi_fuse.lights import AssessOptions
 from hsi_fuse.physics import blur_down, gaussian_psf
-from hsi_fuse.problem import Cube, Estimate, Problem
-from hsi_fuse.reduced import degrade, reduce_problem, reduction_factor
+from hsi_fuse.plain import plain
+from hsi_fuse.problem import Cube, Problem
+from hsi_fuse.reduced import degrade
+from hsi_fuse.synthesis import Solver, angle_figures, score, synthesise
 from hsi_fuse.uncertainty import Uncertainty
-from hsi_fuse.verdict import baseline_wins, judge, own_warnings
+from hsi_fuse.verdict import judge, own_warnings
 
 __all__ = ["SCHEMA", "AssessOptions", "Quality", "Solver", "assess", "plain", "score"]
 
@@ -33,8 +34,6 @@ SCHEMA = 2
 """Version of `quality.schema.json`; it rises when a figure changes its name or meaning."""
 NEGATIVE_DEVIATIONS = 2.0
 """Of the input's noise, below which a negative value is more than noise about zero."""
-
-Solver = Callable[[Problem], Estimate]
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ def assess(
         "consistency": consistency,
         "spatial": spatial,
         "full_scale": full_scale(problem, estimate, consistency["learned_psf"]["product"]["q2n"]),
-        "synthesis": _synthesis(problem, solvers, options),
+        "synthesis": synthesise(problem, solvers, options),
         "uncertainty": _uncertainty(problem, uncertainty),
         "integrity": _integrity(problem, estimate, bad_bands, options),
         "truth": None if truth is None else _against(problem, methods, truth),
@@ -132,23 +131,6 @@ def assess(
     figures["warnings"] += own_warnings(figures)
     figures["verdict"] = plain(judge(figures, options))
     return Quality(figures, maps)
-
-
-def plain(value: Any) -> Any:
-    """The same in JSON's types: tensors as lists, six significant digits, null for what is not finite."""
-    if isinstance(value, Tensor):
-        return plain(value.detach().cpu().tolist())
-    if isinstance(value, np.ndarray | np.generic):
-        return plain(value.tolist())
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, float):
-        return float(f"{value:.6g}") if math.isfinite(value) else None
-    if value is None or isinstance(value, str | bool | int):
-        return value
-    if isinstance(value, Sequence | set | frozenset):
-        return [plain(v) for v in value]
-    return str(value)
 
 
 def _consistency(problem: Problem, methods: Mapping[str, Cube]) -> tuple[dict[str, Any], Tensor]:
@@ -187,7 +169,7 @@ def _fidelity(low: Tensor, problem: Problem, mask: Tensor) -> dict[str, Any]:
     return {
         "pixels": moments.count,
         "psnr_db": moments.psnr,
-        "sam_deg": _angles(metrics.sam_deg(low, problem.hsi, mask)),
+        "sam_deg": angle_figures(metrics.sam_deg(low, problem.hsi, mask)),
         "ergas": moments.ergas(problem.ratio),
         "q2n": metrics.q2n(low, problem.hsi, mask),
         "bands": {
@@ -198,10 +180,6 @@ def _fidelity(low: Tensor, problem: Problem, mask: Tensor) -> dict[str, Any]:
             "missed": moments.missed(problem.hsi_noise),
         },
     }
-
-
-def _angles(angles: metrics.Angles) -> dict[str, float]:
-    return {"mean": angles.mean, "median": angles.median, "p95": angles.p95}
 
 
 def _noise_angle(problem: Problem, mask: Tensor) -> float:
@@ -282,55 +260,6 @@ def _against(problem: Problem, methods: Mapping[str, Cube], truth: Tensor) -> di
         name: score(cube.rows(0, cube.shape[1]), truth, keep, border, ratio) for name, cube in methods.items()
     }
     return {"border": border, "results": results}
-
-
-def _synthesis(problem: Problem, solvers: Mapping[str, Solver], options: AssessOptions) -> dict[str, Any]:
-    """Part C: every solver on the degraded pair against the HSI that was measured."""
-    factor = reduction_factor(problem, options.smallest)
-    if "product" not in solvers:
-        return {"assessable": False, "reason": "the method that made the product is not at hand"}
-    if factor is None:
-        height, width = problem.hsi_weight.shape
-        why = f"{height} x {width} input pixels are too few to degrade to {options.smallest} a side"
-        return {"assessable": False, "reason": "the ratio is 1" if problem.ratio == 1 else why}
-    pair = reduce_problem(problem, factor)
-    if not bool((pair.problem.hsi_weight > 0).any()):
-        return {"assessable": False, "reason": "no degraded input pixel has data"}
-    # mirrored edges are guesses: drop them, unless that leaves too little
-    border = max(0, min(factor, (min(pair.mask.shape) - options.smallest) // 2))
-    results: dict[str, dict[str, Any]] = {}
-    for name, solve in solvers.items():
-        try:
-            found = solve(pair.problem)
-        except HsiFuseError as error:
-            results[name] = {"failed": str(error)}
-            continue
-        results[name] = plain(score(found.rows(0, found.shape[1]), pair.truth, pair.mask, border, factor))
-    if "failed" in results["product"]:
-        reason = f"the method failed on the degraded pair ({results['product']['failed']})"
-        return {"assessable": False, "reason": reason}
-    return {
-        "assessable": True,
-        "factor": factor,
-        "size": pair.truth.shape[1:],
-        "border": border,
-        "baseline_wins": baseline_wins(results, options),
-        "results": results,
-    }
-
-
-def score(found: Tensor, truth: Tensor, mask: Tensor, border: int, ratio: int) -> dict[str, Any]:
-    """A solution (n, H, W) against a known answer: the indices of the report."""
-    moments = metrics.moments(found, truth, mask, border)
-    return {
-        "psnr_db": moments.psnr,
-        "psnr_global_db": moments.psnr_global,
-        "ssim": metrics.ssim(found, truth, mask, border),
-        "sam_deg": _angles(metrics.sam_deg(found, truth, mask, border)),
-        "ergas": moments.ergas(ratio),
-        "uiqi": metrics.uiqi(found, truth, mask, border),
-        "q2n": metrics.q2n(found, truth, mask, border),
-    }
 
 
 def _uncertainty(problem: Problem, uncertainty: Uncertainty | None) -> dict[str, Any]:
