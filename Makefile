@@ -7,6 +7,7 @@
 #   make benchmark   quality on simulated pairs, under 20 minutes (BENCHMARK="options of benchmarks.fusion")
 #   make benchmark-full   every protocol, three seeds: hours
 #   make benchmark-batch   thirty small scenes, killed twenty times (BENCHMARK="options of benchmarks.batch")
+#   make benchmark-sabotage   is the verdict right: good and spoilt runs, about 10 minutes
 #   make benchmark-registration   error on displaced pairs (BENCHMARK="options of benchmarks.registration")
 #
 # A smaller download, for machines without a GPU:
@@ -20,7 +21,7 @@ BIN       := $(VENV)/bin
 READY     := $(VENV)/.ready
 SCENE     := sample_scenes/village
 
-.PHONY: help demo test check docs benchmark benchmark-full benchmark-batch benchmark-registration clean
+.PHONY: help demo test check docs benchmark benchmark-sabotage benchmark-full benchmark-batch benchmark-registration clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -61,6 +62,9 @@ benchmark-full: $(READY)
 
 benchmark-batch: $(READY)
 	$(BIN)/python -m benchmarks.batch $(BENCHMARK)
+
+benchmark-sabotage: $(READY)
+	$(BIN)/python -m benchmarks.sabotage $(BENCHMARK)
 
 benchmark-registration: $(READY)
 	$(BIN)/python -m benchmarks.registration $(BENCHMARK)

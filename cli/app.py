@@ -15,6 +15,7 @@ import click
 from hsi_fuse.errors import HsiFuseError
 
 from .align import align
+from .assess import assess
 from .batch import batch
 from .console import State, one_line, warnings_as_lines
 from .expand import expand
@@ -31,7 +32,7 @@ Exit codes:
   2    wrong usage or preset
   3    an input cannot be used
   4    the reference does not fit the image: registration refused
-  5    a quality gate failed (reserved)
+  5    the quality gate (--fail-on) failed; everything is written
   6    some scenes of a batch failed
   7    the output cannot be written, or exists
   130  interrupted
@@ -47,6 +48,7 @@ Examples:
   hsi-fuse run scene.hdr camera.tif --scale 4 -o sharp.tif
   hsi-fuse batch acquisitions -o sharp --jobs 2
   hsi-fuse align scene.hdr camera.tif -o registered.tif
+  hsi-fuse assess fused.tif scene.hdr camera.tif
   hsi-fuse expand sharp_compact.safetensors --rgb -o rgb.tif
   hsi-fuse simulate scene.hdr --protocol x4-rgb-mild -o pair
   hsi-fuse presets show fast
@@ -65,7 +67,7 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for command in (run, batch, align, info, expand, simulate, presets):
+for command in (run, batch, align, assess, info, expand, simulate, presets):
     cli.add_command(command)
 
 

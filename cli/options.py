@@ -126,6 +126,14 @@ products = stacked(
         help="Coefficients of the compact product: exact, or half as large with an error that it states.",
     ),
 )
+fail_on = click.option(
+    "--fail-on",
+    type=click.Choice(["red", "amber", "never"]),
+    default="never",
+    show_default=True,
+    help="Exit with 5 where the verdict is this bad or worse; everything is written before. The limits are "
+    "settings of the preset: --set assess.sam_amber=4",
+)
 scale = click.option(
     "--scale",
     type=click.IntRange(min=1),

@@ -35,6 +35,7 @@ Exit codes: see `hsi-fuse --help`.
 @options.settings
 @options.parts
 @options.displacement
+@options.fail_on
 @click.option("--dry-run", is_flag=True, help="Show what would be done, as `hsi-fuse info` does, and stop.")
 @options.as_json
 @options.loudness
@@ -51,6 +52,7 @@ def run(
     hsi_mask: str | None,
     guide_mask: str | None,
     displacement: Path | None,
+    fail_on: str,
     dry_run: bool,
     as_json: bool,
     **given: Any,
@@ -71,6 +73,7 @@ def run(
     settings = options.run_settings(form, **given)
 
     from hsi_fuse.scene import Job, plan_scene, run_scene
+    from hsi_fuse.write import gate_written
 
     job = Job(hsi, ref, output, settings, displacement, overwrite, options.taken(bbox, hsi_mask, guide_mask))
     if dry_run:
@@ -79,3 +82,4 @@ def run(
     with progress(state) as on_step:
         written = run_scene(job, on_step)
     tell_outputs(state, written, as_json)
+    gate_written(output, fail_on)

@@ -16,6 +16,7 @@ from hsi_fuse.errors import HsiFuseError, HsiFuseWarning
 
 if TYPE_CHECKING:
     from hsi_fuse import read, write
+    from hsi_fuse.judged import Judged, judge_product, save_judged
     from hsi_fuse.pipeline import FusionResult, fuse, plan
     from hsi_fuse.preset import load_preset
     from hsi_fuse.read import open_guide, read_hsi
@@ -30,11 +31,13 @@ _HOMES = {
     "CompactProduct": "write",
     "FusionResult": "pipeline",
     "Job": "scene",
+    "Judged": "judged",
     "RegisteredGuide": "registered",
     "RunSettings": "scene",
     "expand": "write",
     "fuse": "pipeline",
     "open_compact": "write",
+    "judge_product": "judged",
     "plan": "pipeline",
     "load_preset": "preset",
     "open_guide": "read",
@@ -42,6 +45,7 @@ _HOMES = {
     "register_guide": "registered",
     "run_scene": "scene",
     "save": "write",
+    "save_judged": "judged",
     "save_registered": "registered",
 }
 
@@ -51,10 +55,12 @@ __all__ = [
     "HsiFuseError",
     "HsiFuseWarning",
     "Job",
+    "Judged",
     "RegisteredGuide",
     "RunSettings",
     "expand",
     "fuse",
+    "judge_product",
     "load_preset",
     "open_compact",
     "open_guide",
@@ -64,6 +70,7 @@ __all__ = [
     "register_guide",
     "run_scene",
     "save",
+    "save_judged",
     "save_registered",
     "write",
 ]

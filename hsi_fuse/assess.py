@@ -1,66 +1,49 @@
 """Quality without truth: what the product, the input and the reference say about each other.
 
-`Quality.figures` is JSON-ready (null where a figure cannot be formed; lists hold one entry a band):
-
-    schema         1
-    verdict        light green|amber|red; sentences [3];
-                   lights [{name, what, unit, light, value, green, amber}]
-    scene          ratio, bands, hsi_size, target_size [rows, columns], wavelengths_nm or null, hsi_noise
-    sensor         srf [guide band][band], offset, psf [row][column], psf_fwhm_px [rows, columns], found {}
-    registration   what the aligner measured, passed through: rrmse_px or error_px sets the light, or
-                   probability (that the reference shows this place; null where nothing was searched).
-                   It rests on information (nats for each pixel and band) and tied (share of blocks that
-                   find their own place), and unexplained is a share of the reference's variance: all of
-                   pixels held out of the fit. guide_response [{exponent, black, span}]: a guide band is
-                   linear as |span| x^exponent, x = (value - black) / span; span < 0: inverted
-    consistency    (A, Wald's first property) noise_angle_deg: the median angle that noise alone makes;
-                   learned_psf, nominal_psf, inside, outside the reference's footprint:
-                   {product: Fidelity, interpolation: Fidelity} or null where there are no such pixels
-    spatial        (B) assessable; sigma_px, pixels, product and interpolation:
-                   {r2, rmse, cc_highpass}, or reason
-    synthesis      (C, Wald's second and third) assessable; factor, size, border, baseline_wins,
-                   results {name: Score or {failed}}, or reason
-    uncertainty    assessable; sigma (mean over the scene, HSI units) [], share (their mean, of the
-                   mean value), gain, hidden_pixels, within_two_sigma (share of hidden values), or reason
-    integrity      (F) nodata_pct, negative_pct, negative_input_pct, not_finite, bad_bands [], inferred_bands
-                   (how many the reference does not see), without_guide_pct
-    stages         what each stage reported, passed through
-    warnings       [text]
-
-    Fidelity       pixels, psnr_db, sam_deg {mean, median, p95}, ergas, q2n,
-                   bands {rmse, bias, relative_bias, cc}
-    Score          psnr_db, psnr_global_db, ssim, sam_deg {mean, median, p95}, ergas, uiqi, q2n
-
-`Quality.maps`: sam_deg (h, w), the consistency angle in degrees, NaN without data.
+`Quality.figures` is JSON-ready; `quality.schema.json`, which ships with the package, tells every part and
+unit of it. Null stands where a figure cannot be formed; lists hold one entry a band.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hsi_fuse import metrics
-from hsi_fuse.errors import HsiFuseError
-from hsi_fuse.physics import blur_down, gaussian_psf, mix_bands
-from hsi_fuse.problem import Estimate, Problem
-from hsi_fuse.reduced import degrade, reduce_problem, reduction_factor
+from hsi_fuse import checks, metrics
+from hsi_fuse.cube import block_rows
+from hsi_fuse.fullscale import full_scale
+from hsi_fuse.lights import AssessOptions
+from hsi_fuse.physics import blur_down, gaussian_psf
+from hsi_fuse.plain import plain
+from hsi_fuse.problem import Cube, Problem
+from hsi_fuse.reduced import degrade
+from hsi_fuse.synthesis import Solver, angle_figures, score, synthesise
 from hsi_fuse.uncertainty import Uncertainty
-from hsi_fuse.verdict import AssessOptions, baseline_wins, judge, own_warnings
+from hsi_fuse.verdict import judge, own_warnings
 
-__all__ = ["AssessOptions", "Quality", "Solver", "assess", "plain"]
+__all__ = ["SCHEMA", "AssessOptions", "Quality", "Solver", "assess", "plain", "score"]
 
-Solver = Callable[[Problem], Estimate]
+SCHEMA = 2
+"""Version of `quality.schema.json`; it rises when a figure changes its name or meaning."""
+NEGATIVE_DEVIATIONS = 2.0
+"""Of the input's noise, below which a negative value is more than noise about zero."""
 
 
 @dataclass(frozen=True)
 class Quality:
-    """The assessment: `figures` JSON-ready, `maps` arrays (h, w) by name."""
+    """The assessment: `figures` JSON-ready, `maps` arrays by name.
+
+    Maps: `sam_deg` (h, w), the consistency angle in degrees; `brightness` (h, w), the relative error of
+    brightness of the degraded product; `guide` (H, W), the product seen through the responses minus the
+    reference, mean over reference bands, each in its own standard deviation. NaN where there are no data.
+    """
 
     figures: dict[str, Any]
     maps: dict[str, NDArray[np.float32]]
@@ -68,8 +51,8 @@ class Quality:
 
 def assess(
     problem: Problem,
-    estimate: Estimate,
-    interpolation: Estimate,
+    estimate: Cube,
+    interpolation: Cube,
     *,
     solvers: Mapping[str, Solver],
     registration: Mapping[str, Any] | None = None,
@@ -78,6 +61,7 @@ def assess(
     stages: Sequence[Mapping[str, Any]] = (),
     warnings: Sequence[str] = (),
     uncertainty: Uncertainty | None = None,
+    truth: Tensor | None = None,
     options: AssessOptions | None = None,
 ) -> Quality:
     """Assess a product without knowing the truth.
@@ -86,9 +70,9 @@ def assess(
     ----------
     problem : Problem
         What was solved.
-    estimate : Estimate
-        The product.
-    interpolation : Estimate
+    estimate : Cube
+        The product; only blocks of its rows are ever formed.
+    interpolation : Cube
         Plain interpolation of the HSI, the honest floor beside it.
     solvers : mapping
         The methods to repeat on the degraded pair by name: `product` (how `estimate` was made),
@@ -105,12 +89,16 @@ def assess(
         What went before; the assessment adds its own.
     uncertainty : Uncertainty
         Of the product; None where it could not be calibrated.
+    truth : Tensor (n, H, W), optional
+        The right answer, where the pair was simulated. It sets no light.
     """
     options = options or AssessOptions()
     methods = {"product": estimate, "interpolation": interpolation}
-    consistency, sam_map = _consistency(problem, methods)
+    consistency, low = _consistency(problem, methods)
+    spatial, guide_error = _spatial(problem, methods)
+    maps = _maps(problem, low, guide_error)
     figures: dict[str, Any] = {
-        "schema": 1,
+        "schema": SCHEMA,
         "verdict": {},
         "scene": {
             "ratio": problem.ratio,
@@ -128,72 +116,60 @@ def assess(
             "found": problem.sensor.found,
         },
         "registration": registration or {},
+        "checks": _checks(problem, estimate, low, maps),
         "consistency": consistency,
-        "spatial": _spatial(problem, methods),
-        "synthesis": _synthesis(problem, solvers, options),
+        "spatial": spatial,
+        "full_scale": full_scale(problem, estimate, consistency["learned_psf"]["product"]["q2n"]),
+        "synthesis": synthesise(problem, solvers, options),
         "uncertainty": _uncertainty(problem, uncertainty),
         "integrity": _integrity(problem, estimate, bad_bands, options),
+        "truth": None if truth is None else _against(problem, methods, truth),
         "stages": list(stages),
         "warnings": list(warnings),
     }
     figures = plain(figures)
     figures["warnings"] += own_warnings(figures)
     figures["verdict"] = plain(judge(figures, options))
-    return Quality(figures, {"sam_deg": sam_map})
+    return Quality(figures, maps)
 
 
-def plain(value: Any) -> Any:
-    """The same in JSON's types: tensors as lists, six significant digits, null for what is not finite."""
-    if isinstance(value, Tensor):
-        return plain(value.detach().cpu().tolist())
-    if isinstance(value, np.ndarray | np.generic):
-        return plain(value.tolist())
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, float):
-        return float(f"{value:.6g}") if math.isfinite(value) else None
-    if value is None or isinstance(value, str | bool | int):
-        return value
-    if isinstance(value, Sequence | set | frozenset):
-        return [plain(v) for v in value]
-    return str(value)
+def _consistency(problem: Problem, methods: Mapping[str, Cube]) -> tuple[dict[str, Any], Tensor]:
+    """Part A: every method degraded by the learned and by a nominal PSF against the HSI.
 
-
-def _consistency(
-    problem: Problem, methods: Mapping[str, Estimate]
-) -> tuple[dict[str, Any], NDArray[np.float32]]:
-    """Part A: every method degraded by the learned and by a nominal PSF against the HSI."""
+    Also the product, degraded by the learned PSF, (n, h, w).
+    """
     ratio, sensor = problem.ratio, problem.sensor
     measured = problem.hsi_weight > 0
     seen = blur_down(problem.guide_weight[None], sensor.psf, ratio)[0] > 0.5
     # a learned PSF can flatter itself; the nominal one is fixed before anything was seen
     nominal = gaussian_psf(ratio, float(ratio)).to(sensor.psf)
-    part: dict[str, Any] = {"noise_angle_deg": _noise_angle(problem, measured)}
-    for name in ("learned_psf", "nominal_psf", "inside", "outside"):
-        part[name] = {}
-    sam_map = np.full(problem.hsi_weight.shape, np.nan, np.float32)
-    for name, estimate in methods.items():
-        low = degrade(estimate, sensor.psf, ratio)  # (n, h, w)
-        part["learned_psf"][name], angles = _fidelity(low, problem, measured)
-        if name == "product":
-            sam_map = angles.map.float().cpu().numpy()
-        for place, mask in (("inside", measured & seen), ("outside", measured & ~seen)):
-            part[place][name], _ = _fidelity(low, problem, mask)
-        part["nominal_psf"][name], _ = _fidelity(degrade(estimate, nominal, ratio), problem, measured)
-    for place in ("inside", "outside"):
-        if not part[place]["product"]["pixels"]:
-            part[place] = None
-    return part, sam_map
+    places = {"learned_psf": measured, "inside": measured & seen, "outside": measured & ~seen}
+    split = bool(places["inside"].any()) and bool(places["outside"].any())
+    part: dict[str, Any] = {"noise_angle_deg": _noise_angle(problem, measured), "nominal_psf": {}}
+    part |= {place: {} if split or place == "learned_psf" else None for place in places}
+    product = None
+    for name, cube in methods.items():
+        low = degrade(cube, sensor.psf, ratio)  # (n, h, w)
+        product = low if name == "product" else product
+        for place, mask in places.items():
+            if part[place] is not None:
+                part[place][name] = _fidelity(low, problem, mask)
+        part["nominal_psf"][name] = _fidelity(degrade(cube, nominal, ratio), problem, measured)
+    if not split and bool(places["inside"].any()):
+        part["inside"] = part["learned_psf"]  # all of it
+    if not split and not bool(places["inside"].any()):
+        part["outside"] = part["learned_psf"]
+    assert product is not None
+    return part, product
 
 
-def _fidelity(low: Tensor, problem: Problem, mask: Tensor) -> tuple[dict[str, Any], metrics.Angles]:
+def _fidelity(low: Tensor, problem: Problem, mask: Tensor) -> dict[str, Any]:
     """A degraded product against the HSI."""
     moments = metrics.moments(low, problem.hsi, mask)
-    angles = metrics.sam_deg(low, problem.hsi, mask)
-    figures = {
+    return {
         "pixels": moments.count,
         "psnr_db": moments.psnr,
-        "sam_deg": _angles(angles),
+        "sam_deg": angle_figures(metrics.sam_deg(low, problem.hsi, mask)),
         "ergas": moments.ergas(problem.ratio),
         "q2n": metrics.q2n(low, problem.hsi, mask),
         "bands": {
@@ -201,13 +177,9 @@ def _fidelity(low: Tensor, problem: Problem, mask: Tensor) -> tuple[dict[str, An
             "bias": moments.bias,
             "relative_bias": moments.relative_bias,
             "cc": moments.correlation,
+            "missed": moments.missed(problem.hsi_noise),
         },
     }
-    return figures, angles
-
-
-def _angles(angles: metrics.Angles) -> dict[str, float]:
-    return {"mean": angles.mean, "median": angles.median, "p95": angles.p95}
 
 
 def _noise_angle(problem: Problem, mask: Tensor) -> float:
@@ -218,71 +190,76 @@ def _noise_angle(problem: Problem, mask: Tensor) -> float:
     return math.degrees(math.atan2(float(problem.hsi_noise.norm()), float(length.median())))
 
 
-def _spatial(problem: Problem, methods: Mapping[str, Estimate]) -> dict[str, Any]:
-    """Part B: every method seen through the SRF against the guide."""
+def _spatial(problem: Problem, methods: Mapping[str, Cube]) -> tuple[dict[str, Any], Tensor | None]:
+    """Part B: every method seen through the SRF against the guide.
+
+    Also the product's mean error over guide bands, each in its standard deviation, (H, W).
+    """
     mask = problem.guide_weight > 0
     if not bool(mask.any()):
-        return {"assessable": False, "reason": "the reference covers no pixel"}
+        return {"assessable": False, "reason": "the reference covers no pixel"}, None
     sigma = problem.ratio / 2  # passes what is finer than about an HSI pixel
     part: dict[str, Any] = {"assessable": True, "sigma_px": sigma, "pixels": int(mask.sum())}
-    sensor = problem.sensor
-    for name, estimate in methods.items():
-        level = sensor.srf @ estimate.mean + sensor.offset
-        basis = sensor.srf @ estimate.basis  # R (basis A + mean) = (R basis) A + R mean: m bands, not n
-        seen = mix_bands(estimate.coefficients, basis) + level[:, None, None]  # (m, H, W)
+    sharp, error = metrics.high_pass(problem.guide, sigma, mask), None
+    for name, cube in methods.items():
+        seen = _seen(problem, cube)  # (m, H, W)
         moments = metrics.moments(seen, problem.guide, mask)
-        detail = metrics.high_pass_correlation(seen, problem.guide, sigma, mask)
-        part[name] = {"r2": moments.r2, "rmse": moments.rmse, "cc_highpass": detail}
-    return part
+        fine = metrics.moments(metrics.high_pass(seen, sigma, mask), sharp, mask)
+        part[name] = {
+            "r2": moments.r2,
+            "rmse": moments.rmse,
+            "cc_highpass": fine.correlation,
+            "gain_highpass": fine.slope,
+        }
+        if name == "product":
+            scale = moments.var_truth.sqrt().clamp_min(1e-30).to(seen)
+            error = ((seen - problem.guide) / scale[:, None, None]).mean(0)
+    return part, error
 
 
-def _synthesis(problem: Problem, solvers: Mapping[str, Solver], options: AssessOptions) -> dict[str, Any]:
-    """Part C: every solver on the degraded pair against the HSI that was measured."""
-    factor = reduction_factor(problem, options.smallest)
-    if "product" not in solvers:
-        return {"assessable": False, "reason": "the method that made the product is not at hand"}
-    if factor is None:
-        height, width = problem.hsi_weight.shape
-        why = f"{height} x {width} input pixels are too few to degrade to {options.smallest} a side"
-        return {"assessable": False, "reason": "the ratio is 1" if problem.ratio == 1 else why}
-    pair = reduce_problem(problem, factor)
-    if not bool((pair.problem.hsi_weight > 0).any()):
-        return {"assessable": False, "reason": "no degraded input pixel has data"}
-    # mirrored edges are guesses: drop them, unless that leaves too little
-    border = max(0, min(factor, (min(pair.mask.shape) - options.smallest) // 2))
-    results: dict[str, dict[str, Any]] = {}
-    for name, solve in solvers.items():
-        try:
-            found = solve(pair.problem)
-        except HsiFuseError as error:
-            results[name] = {"failed": str(error)}
-            continue
-        results[name] = plain(_score(found.rows(0, found.shape[1]), pair.truth, pair.mask, border, factor))
-    if "failed" in results["product"]:
-        reason = f"the method failed on the degraded pair ({results['product']['failed']})"
-        return {"assessable": False, "reason": reason}
+def _seen(problem: Problem, cube: Cube) -> Tensor:
+    """A cube through the guide's responses, (m, H, W)."""
+    through = cube.mixed(problem.sensor.srf, problem.sensor.offset)
+    height, step = through.shape[1], block_rows(cube.shape)
+    return torch.cat([through.rows(i, min(i + step, height)) for i in range(0, height, step)], 1)
+
+
+def _maps(problem: Problem, low: Tensor, guide_error: Tensor | None) -> dict[str, NDArray[np.float32]]:
+    """The maps of `Quality`."""
+    measured = problem.hsi_weight > 0
+    maps = {
+        "sam_deg": metrics.sam_deg(low, problem.hsi, measured).map,
+        "brightness": torch.where(measured, checks.brightness_error(low, problem), math.nan),
+    }
+    if guide_error is not None:
+        maps["guide"] = torch.where(problem.guide_weight > 0, guide_error, math.nan)
+    return {name: values.float().cpu().numpy() for name, values in maps.items()}
+
+
+def _checks(
+    problem: Problem, cube: Cube, low: Tensor, maps: Mapping[str, NDArray[np.float32]]
+) -> dict[str, Any]:
+    """What is found out again, see `checks`."""
+    steps = [
+        checks.largest_step(torch.from_numpy(maps[name])) for name in ("brightness", "guide") if name in maps
+    ]
     return {
-        "assessable": True,
-        "factor": factor,
-        "size": pair.truth.shape[1:],
-        "border": border,
-        "baseline_wins": baseline_wins(results, options),
-        "results": results,
+        "sensors": checks.check_sensors(problem),
+        "product_shift_px": checks.check_position(problem, low),
+        "noise": checks.check_noise(problem, cube),
+        "steps": steps,
     }
 
 
-def _score(found: Tensor, truth: Tensor, mask: Tensor, border: int, ratio: int) -> dict[str, Any]:
-    """A solution against a known answer."""
-    moments = metrics.moments(found, truth, mask, border)
-    return {
-        "psnr_db": moments.psnr,
-        "psnr_global_db": moments.psnr_global,
-        "ssim": metrics.ssim(found, truth, mask, border),
-        "sam_deg": _angles(metrics.sam_deg(found, truth, mask, border)),
-        "ergas": moments.ergas(ratio),
-        "uiqi": metrics.uiqi(found, truth, mask, border),
-        "q2n": metrics.q2n(found, truth, mask, border),
+def _against(problem: Problem, methods: Mapping[str, Cube], truth: Tensor) -> dict[str, Any]:
+    """Product and interpolation against the truth of a simulated pair."""
+    ratio = problem.ratio
+    keep = (problem.hsi_weight > 0).repeat_interleave(ratio, 0).repeat_interleave(ratio, 1)
+    border = min(ratio, (min(keep.shape) - 1) // 2)
+    results = {
+        name: score(cube.rows(0, cube.shape[1]), truth, keep, border, ratio) for name, cube in methods.items()
     }
+    return {"border": border, "results": results}
 
 
 def _uncertainty(problem: Problem, uncertainty: Uncertainty | None) -> dict[str, Any]:
@@ -299,7 +276,7 @@ def _uncertainty(problem: Problem, uncertainty: Uncertainty | None) -> dict[str,
 
 
 def _integrity(
-    problem: Problem, estimate: Estimate, bad_bands: Sequence[int], options: AssessOptions
+    problem: Problem, estimate: Cube, bad_bands: Sequence[int], options: AssessOptions
 ) -> dict[str, Any]:
     """Part F: completeness and logical consistency of the product, block by block."""
     ratio = problem.ratio
@@ -307,18 +284,25 @@ def _integrity(
     valid = coarse.repeat_interleave(ratio, 0).repeat_interleave(ratio, 1)  # (H, W)
     bands, height, width = estimate.shape
     step = max(1, options.block_values // (bands * width))
-    negative = not_finite = 0
+    negative = below_noise = not_finite = 0
+    least = NEGATIVE_DEVIATIONS * problem.hsi_noise
     for start in range(0, height, step):
         block = estimate.rows(start, min(start + step, height))
         keep = valid[start : start + step]
         negative += int(((block < 0) & keep).sum())
+        below_noise += int(((block < -least[:, None, None]) & keep).sum())
         not_finite += int((~block.isfinite() & keep).sum())
     values = bands * int(valid.sum())
     bare = (problem.guide_weight <= 0) & valid
+    measured = problem.hsi[:, coarse]  # (n, N)
     return {
         "nodata_pct": 100 * float(1 - valid.double().mean()),
         "negative_pct": 100 * negative / values if values else None,
-        "negative_input_pct": 100 * float((problem.hsi[:, coarse] < 0).double().mean()) if values else None,
+        "negative_input_pct": 100 * float((measured < 0).double().mean()) if values else None,
+        "below_noise_pct": 100 * below_noise / values if values else None,
+        "below_noise_input_pct": 100 * float((measured < -least[:, None]).double().mean())
+        if values
+        else None,
         "not_finite": not_finite,
         "bad_bands": list(bad_bands),
         "inferred_bands": int((~problem.sensor.seen).sum()),

@@ -8,7 +8,8 @@
     │   └── RefusedError     as a search found; carries what it tried
     ├── BatchError       some scenes of a batch failed; the others are done
     ├── SolveError       the numerics failed (NaN, no convergence)
-    └── WriteError       an output cannot be written, or exists
+    ├── WriteError       an output cannot be written, or exists
+    └── QualityError     a quality gate failed; everything is written
 
     HsiFuseWarning       usable, but something the analyst should know; repeated in the report
 
@@ -87,6 +88,12 @@ class WriteError(HsiFuseError):
     """An output cannot be written, or exists already."""
 
     exit_code = 7
+
+
+class QualityError(HsiFuseError):
+    """A quality gate failed. What was asked for is written all the same."""
+
+    exit_code = 5
 
 
 class HsiFuseWarning(UserWarning):

@@ -83,6 +83,15 @@ class Moments:
         return 1 - self.mse / positive(self.var_truth)
 
     @property
+    def slope(self) -> Tensor:
+        """Of the regression of the estimate on the truth: above 1 where contrast is raised."""
+        return self.covariance / positive(self.var_truth)
+
+    def missed(self, noise: Tensor) -> Tensor:
+        """Share of each band's variance that is missed beyond the truth's own noise, (bands,)."""
+        return (self.mse - noise.double() ** 2).clamp_min(0) / positive(self.var_truth)
+
+    @property
     def psnr_bands(self) -> Tensor:
         """10 log10(peak_b^2 / MSE_b); infinite where exact, NaN where the peak is not positive."""
         return 10 * torch.log10(positive(self.peak) ** 2 / self.mse)

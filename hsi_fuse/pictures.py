@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hsi_fuse.problem import Estimate, Problem
+from hsi_fuse.cube import block_rows
+from hsi_fuse.places import grid_places, telling_places, unlike_pixels, windows
+from hsi_fuse.problem import Cube, Problem
+from hsi_fuse.uncertainty import Uncertainty
 
 RGB_NM = (640.0, 550.0, 460.0)
+SWIR_NM = (2200.0, 1650.0, 860.0)
+ALONE_NM = (480.0, 670.0, 860.0, 1240.0, 1650.0, 2200.0)
+NEAR_NM = 40.0
 NODATA_GREY = 128
 
 Image = NDArray[np.uint8]  # (H, W, 3)
@@ -33,13 +40,49 @@ class Zoom:
 
 @dataclass(frozen=True)
 class Spectrum:
-    """The spectra (n,) of one fine pixel before (interpolation) and after (product)."""
+    """The spectra (n,) of one fine pixel before (interpolation) and after (product), and its deviation."""
 
     name: str
     row: int
     column: int
     before: NDArray[np.float32]
     after: NDArray[np.float32]
+    sigma: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class View:
+    """The whole scene in one choice of bands: interpolation and product in one stretch.
+
+    `bands` are numbers from 0 among the good bands; pictures (y, x, 3), smaller than the product where that
+    is large.
+    """
+
+    name: str
+    bands: tuple[int, ...]
+    before: Image
+    after: Image
+
+
+@dataclass(frozen=True)
+class PixelGrid:
+    """Spectra of a grid of fine pixels.
+
+    Attributes
+    ----------
+    rows, columns : ndarray (p,), int
+        Places in the product.
+    before, after : ndarray (p, n)
+        Spectra of interpolation and product.
+    sigma : ndarray (p, n) or None
+        Standard deviation of the product.
+    """
+
+    rows: NDArray[np.int64]
+    columns: NDArray[np.int64]
+    before: NDArray[np.float32]
+    after: NDArray[np.float32]
+    sigma: NDArray[np.float32] | None
 
 
 @dataclass(frozen=True)
@@ -48,45 +91,59 @@ class Pictures:
 
     Attributes
     ----------
-    before, after : ndarray (y, x, 3), uint8
-        Interpolation and product in one stretch; smaller than the product where that is large.
+    views : tuple of View
+        The first in natural colours, or what comes closest.
     size : (int, int)
-        Rows and columns of the product itself; zooms and spectra give their places in it.
-    bands : tuple of int
-        Red, green and blue of the composites, numbers from 0 among the good bands.
+        Rows and columns of the product itself; zooms and pixels give their places in it.
+    zooms : tuple of Zoom
+    spectra : tuple of Spectrum
+        A few pixels as unlike as can be.
+    grid : PixelGrid
+        Those that can be picked.
     """
 
-    before: Image
-    after: Image
+    views: tuple[View, ...]
     size: tuple[int, int]
-    bands: tuple[int, int, int]
     zooms: tuple[Zoom, ...]
     spectra: tuple[Spectrum, ...]
+    grid: PixelGrid
 
 
 def take_pictures(
     problem: Problem,
-    estimate: Estimate,
-    interpolation: Estimate,
+    estimate: Cube,
+    interpolation: Cube,
     wavelengths_nm: Sequence[float] | None = None,
     sam_map: NDArray[np.float32] | None = None,
     *,
+    confidence: NDArray[np.float32] | None = None,
+    uncertainty: Uncertainty | None = None,
     longest: int = 1024,
     zoom_size: int = 96,
 ) -> Pictures:
-    """Composites, zooms at telling places and spectra of unlike pixels.
+    """Views of the whole scene, zooms at telling places and spectra.
 
     Zooms: where the product differs most from interpolation, where its spectra agree least with the input
-    (`sam_map`), and where the reference ends. Spectra: pixels of the input as unlike as can be.
+    (`sam_map`), where the reference is least believed (`confidence`, (H, W)), and where it ends. Spectra:
+    pixels of the input as unlike as can be, and a grid of at most `places.MOST_PIXELS`.
     """
-    bands = rgb_bands(problem.hsi.shape[0], wavelengths_nm)
+    choices = views_of(problem.hsi.shape[0], wavelengths_nm)
     ratio = problem.ratio
     valid = (problem.hsi_weight > 0).repeat_interleave(ratio, 0).repeat_interleave(ratio, 1)
     height, width = valid.shape
     step = max(1, -(-max(height, width) // longest))
     valid_small = valid[: height // step * step : step, : width // step * step : step].cpu().numpy()
-    before, after = (view(e, bands, step) for e in (interpolation, estimate))  # (3, y, x)
-    limits = stretch_limits(after, valid_small)
+    wanted = sorted({band for _, bands in choices for band in bands})
+    before, after = (view(cube, wanted, step) for cube in (interpolation, estimate))  # (bands, y, x)
+    views = []
+    for name, bands in choices:
+        of = [wanted.index(band) for band in bands]
+        limits = stretch_limits(after[of], valid_small)
+        pair = [composite(_three(image[of]), _three(limits), valid_small) for image in (before, after)]
+        views.append(View(name, bands, *pair))
+    bands = choices[0][1]
+    natural = [wanted.index(band) for band in bands]
+    limits = stretch_limits(after[natural], valid_small)
     guide_bands = _guide_bands(problem, wavelengths_nm)
     guide_limits = stretch_limits(
         problem.guide[guide_bands, ::step, ::step].cpu().numpy(),
@@ -94,21 +151,72 @@ def take_pictures(
     )
     zooms = []
     size = min(zoom_size, height, width)
-    places = _telling_places(problem, before, after, valid_small, step, sam_map)
-    for name, top, left in _windows(places, size, height, width):
+    places = telling_places(
+        problem, before[natural], after[natural], valid_small, step, sam_map, confidence, size
+    )
+    for name, top, left in windows(places, size, height, width):
         window = (slice(top, top + size), slice(left, left + size))
         inside = valid[window].cpu().numpy()
-        shots = [_window(e, bands, *window) for e in (interpolation, estimate)]
+        shots = [_window(cube, bands, *window) for cube in (interpolation, estimate)]
         seen = (problem.guide_weight[window] > 0).cpu().numpy()
         guide = problem.guide[guide_bands][:, *window].cpu().numpy()
         images = [composite(shot, limits, inside) for shot in shots]
         zooms.append(Zoom(name, top, left, size, images[0], images[1], composite(guide, guide_limits, seen)))
     spectra = []
-    for i, (row, column) in enumerate(_unlike_pixels(problem)):
-        pair = [e.rows(row, row + 1)[:, 0, column].cpu().numpy() for e in (interpolation, estimate)]
-        spectra.append(Spectrum(str(i + 1), row, column, *pair))
-    images = [composite(values, limits, valid_small) for values in (before, after)]
-    return Pictures(images[0], images[1], (height, width), bands, tuple(zooms), tuple(spectra))
+    for i, place in enumerate(unlike_pixels(problem)):
+        plain, own, sigma = _spectra_at([place], interpolation, estimate, uncertainty)
+        spectra.append(Spectrum(str(i + 1), *place, plain[0], own[0], None if sigma is None else sigma[0]))
+    at = grid_places(valid)
+    grid = PixelGrid(
+        np.array([r for r, _ in at], np.int64),
+        np.array([c for _, c in at], np.int64),
+        *_spectra_at(at, interpolation, estimate, uncertainty),
+    )
+    return Pictures(tuple(views), (height, width), tuple(zooms), tuple(spectra), grid)
+
+
+def _spectra_at(
+    places: Sequence[tuple[int, int]], before: Cube, after: Cube, uncertainty: Uncertainty | None
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None]:
+    """Spectra (p, n) of both cubes and the deviation of the second; places row by row."""
+    taken: list[NDArray[np.float32] | None] = []
+    for source in (before, after, uncertainty):
+        if source is None:
+            taken.append(None)
+            continue
+        found = []
+        for row in dict.fromkeys(r for r, _ in places):
+            columns = [c for r, c in places if r == row]
+            found.append(source.rows(row, row + 1)[:, 0, columns].T)
+        empty = torch.zeros(0, after.shape[0])
+        taken.append(torch.cat(found or [empty]).float().cpu().numpy())
+    assert taken[0] is not None
+    assert taken[1] is not None
+    return taken[0], taken[1], taken[2]
+
+
+def views_of(count: int, wavelengths_nm: Sequence[float] | None = None) -> list[tuple[str, tuple[int, ...]]]:
+    """Names and bands of the views: natural colours, SWIR where there is any, and some bands alone."""
+    views: list[tuple[str, tuple[int, ...]]] = [("RGB", rgb_bands(count, wavelengths_nm))]
+    if wavelengths_nm is None:
+        alone = dict.fromkeys(int(b) for b in np.linspace(0, count - 1, 4))
+        return views + [(f"band {b + 1}", (b,)) for b in alone]
+    nm = np.asarray(wavelengths_nm, float)
+
+    def nearest(target: float) -> int | None:
+        band = int(np.abs(nm - target).argmin())
+        return band if abs(nm[band] - target) <= NEAR_NM else None
+
+    swir = [nearest(target) for target in SWIR_NM]
+    if None not in swir:
+        views.append(("SWIR", tuple(int(b) for b in swir if b is not None)))
+    alone = dict.fromkeys(b for b in (nearest(target) for target in ALONE_NM) if b is not None)
+    return views + [(f"{nm[b]:.0f} nm", (b,)) for b in alone]
+
+
+def _three(values: NDArray[Any]) -> NDArray[Any]:
+    """One band as three of the same."""
+    return values if len(values) == 3 else np.repeat(values, 3, 0)
 
 
 def rgb_bands(count: int, wavelengths_nm: Sequence[float] | None = None) -> tuple[int, int, int]:
@@ -125,15 +233,16 @@ def rgb_bands(count: int, wavelengths_nm: Sequence[float] | None = None) -> tupl
     return spread[0], spread[1], spread[2]
 
 
-def view(estimate: Estimate, bands: Sequence[int], step: int = 1) -> NDArray[np.float32]:
+def view(cube: Cube, bands: Sequence[int], step: int = 1) -> NDArray[np.float32]:
     """A few bands of the cube, each step x step pixels averaged: (bands, H // step, W // step)."""
-    few = Estimate(estimate.basis[list(bands)], estimate.mean[list(bands)], estimate.coefficients)
+    few = cube.mixed(_picked(cube, bands))
     _, height, width = few.shape
+    block = max(1, block_rows(cube.shape) // step) * step
     rows = []
-    for top in range(0, height // step * step, step):
-        block = few.rows(top, top + step)[:, :, : width // step * step]  # (3, step, W)
-        rows.append(block.reshape(len(bands), step, -1, step).mean((1, 3)))
-    return torch.stack(rows, 1).float().cpu().numpy()
+    for top in range(0, height // step * step, block):
+        part = few.rows(top, min(top + block, height // step * step))[:, :, : width // step * step]
+        rows.append(part.reshape(len(bands), part.shape[1] // step, step, -1, step).mean((2, 4)))
+    return torch.cat(rows, 1).float().cpu().numpy()
 
 
 def stretch_limits(values: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -155,8 +264,15 @@ def composite(values: NDArray[np.float32], limits: NDArray[np.float64], valid: N
     return np.ascontiguousarray(image)
 
 
-def _window(estimate: Estimate, bands: Sequence[int], rows: slice, columns: slice) -> NDArray[np.float32]:
-    few = Estimate(estimate.basis[list(bands)], estimate.mean[list(bands)], estimate.coefficients)
+def _picked(cube: Cube, bands: Sequence[int]) -> Tensor:
+    """The matrix that picks some bands, (bands, n)."""
+    matrix = torch.zeros(len(bands), cube.shape[0], device=cube.rows(0, 1).device)
+    matrix[range(len(bands)), list(bands)] = 1
+    return matrix
+
+
+def _window(cube: Cube, bands: Sequence[int], rows: slice, columns: slice) -> NDArray[np.float32]:
+    few = cube.mixed(_picked(cube, bands))
     return few.rows(rows.start, rows.stop)[:, :, columns].float().cpu().numpy()
 
 
@@ -173,92 +289,3 @@ def _guide_bands(problem: Problem, wavelengths_nm: Sequence[float] | None) -> li
             return nearest
     order = np.argsort(centres)
     return [int(order[2]), int(order[1]), int(order[0])]
-
-
-def _windows(
-    places: Sequence[tuple[str, int, int]], size: int, height: int, width: int
-) -> list[tuple[str, int, int]]:
-    """(name, top, left) of the windows around places; one that half repeats another lends it its name."""
-    windows: list[tuple[str, int, int]] = []
-    for name, row, column in places:
-        top, left = (
-            int(np.clip(c - size // 2, 0, full - size)) for c, full in ((row, height), (column, width))
-        )
-        for i, (other, its_top, its_left) in enumerate(windows):
-            shared = max(0, size - abs(top - its_top)) * max(0, size - abs(left - its_left))
-            if shared > size * size / 2:
-                windows[i] = (f"{other}; {name}", its_top, its_left)
-                break
-        else:
-            windows.append((name, top, left))
-    return windows
-
-
-def _telling_places(
-    problem: Problem,
-    before: NDArray[np.float32],
-    after: NDArray[np.float32],
-    valid: NDArray[np.bool_],
-    step: int,
-    sam_map: NDArray[np.float32] | None,
-) -> list[tuple[str, int, int]]:
-    """(name, row, column) of fine pixels worth a closer look."""
-    places: list[tuple[str, int, int]] = []
-    change = np.where(valid, np.abs(after - before).mean(0), 0.0)
-    cell = max(1, 48 // step)
-    tall, wide = max(1, change.shape[0] // cell), max(1, change.shape[1] // cell)
-    cells = np.array(
-        [[b.mean() for b in np.array_split(r, wide, 1)] for r in np.array_split(change, tall, 0)]
-    )
-    for rank in (1, 2):
-        row, column = np.unravel_index(int(cells.argmax()), cells.shape)
-        if cells[row, column] <= 0:
-            break
-        centre = [
-            (i + 0.5) * n / m * step for i, n, m in zip((row, column), change.shape, cells.shape, strict=True)
-        ]
-        places.append((f"most detail added ({rank})", int(centre[0]), int(centre[1])))
-        cells[max(0, row - 2) : row + 3, max(0, column - 2) : column + 3] = 0  # the next one elsewhere
-    half = problem.ratio // 2
-    if sam_map is not None and np.isfinite(sam_map).any():
-        row, column = np.unravel_index(int(np.nanargmax(sam_map)), sam_map.shape)
-        places.append(
-            ("spectra agree least", int(row) * problem.ratio + half, int(column) * problem.ratio + half)
-        )
-    seen = problem.guide_weight > 0
-    border = torch.zeros_like(seen)
-    border[:, 1:] |= seen[:, 1:] != seen[:, :-1]
-    border[1:] |= seen[1:] != seen[:-1]
-    points = torch.nonzero(border)
-    if len(points):
-        # far from what is shown already
-        shown = torch.tensor([place[1:] for place in places] or [[0, 0]], device=points.device)
-        points = points[:: max(1, len(points) // 4096)]
-        away = (points[:, None] - shown).double().square().sum(-1).amin(1)
-        row, column = points[int(away.argmax())].tolist()
-        places.append(("edge of the reference", row, column))
-    return places
-
-
-def _unlike_pixels(problem: Problem, count: int = 4) -> list[tuple[int, int]]:
-    """Fine pixels at the middle of HSI pixels with unlike spectra: farthest-point sampling by angle.
-
-    The first is the one most like the scene's mean. Where the guide covers enough, only what it covers.
-    """
-    ratio = problem.ratio
-    candidates = problem.hsi_weight > 0
-    covered = candidates & (problem.guide_weight[ratio // 2 :: ratio, ratio // 2 :: ratio] > 0)
-    if int(covered.sum()) >= count:
-        candidates = covered
-    points = torch.nonzero(candidates)
-    points = points[:: max(1, len(points) // 4096)]
-    if not len(points):
-        return []
-    spectra = problem.hsi[:, points[:, 0], points[:, 1]]  # (n, N)
-    unit = spectra / spectra.norm(dim=0).clamp_min(1e-12)
-    chosen = [int((unit.mean(1) @ unit).argmax())]
-    nearest: Tensor = unit[:, chosen[0]] @ unit
-    while len(chosen) < min(count, len(points)):
-        chosen.append(int(nearest.argmin()))
-        nearest = torch.maximum(nearest, unit[:, chosen[-1]] @ unit)
-    return [(int(r) * ratio + ratio // 2, int(c) * ratio + ratio // 2) for r, c in points[chosen].tolist()]

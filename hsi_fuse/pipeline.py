@@ -173,7 +173,7 @@ def fuse(
                 if hsi.wavelengths_nm is None
                 else hsi.wavelengths_nm[hsi.good_bands].tolist(),
                 bad_bands=np.flatnonzero(~hsi.good_bands).tolist(),
-                stages=[{"name": name, **result.verdict} for name, result in results],
+                stages=[{"name": n, **r.verdict, "history": list(r.history)} for n, r in results],
                 warnings=warned,
                 uncertainty=spread,
                 options=preset.assess,

@@ -36,30 +36,35 @@ Arrows = tuple[str, NDArray[Any], NDArray[Any]]  # name; places and moves (2, N)
 def both(draw: Callable[[Figure, Theme], None], width: float, height: float) -> Plot:
     """Draw once for each theme; width and height in inches of 100 page pixels, drawn half as fine again."""
     plots = {"width": f"{100 * width:.0f}"}
+    laid_out: Figure | None = None
     for name, theme in (("light", LIGHT), ("dark", DARK)):
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = Figure(figsize=(width, height), layout="constrained" if laid_out is None else None)
         FigureCanvasAgg(figure)
         draw(figure, theme)
         for axes in figure.axes:
             _paint(axes, theme)
+        if laid_out is not None:  # the layout takes as long as the drawing, and is the same
+            for axes, place in zip(figure.axes, laid_out.axes, strict=True):
+                axes.set_position(place.get_position(original=True))
+        laid_out = figure
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=150, transparent=True, metadata={"Software": None})
         plots[name] = _uri("png", buffer.getvalue())
     return plots
 
 
-def picture_uri(image: Image, *, exact: bool = False) -> str:
+def picture_uri(image: Image, *, exact: bool = False, quality: int = 88) -> str:
     """An (H, W, 3) picture as data URI: JPEG, or PNG where pixels are looked at."""
     buffer = io.BytesIO()
     if exact:
         Pillow.fromarray(image).save(buffer, "PNG", optimize=True)
     else:
-        Pillow.fromarray(image).save(buffer, "JPEG", quality=88)
+        Pillow.fromarray(image).save(buffer, "JPEG", quality=quality)
     return _uri("png" if exact else "jpeg", buffer.getvalue())
 
 
 def spectra_plot(spectra: Sequence[Spectrum], wavelengths_nm: Sequence[float] | None) -> Plot:
-    """One panel a pixel: interpolation dashed, product solid."""
+    """One panel a pixel: interpolation dashed, product solid, two deviations around it where known."""
 
     def draw(figure: Figure, theme: Theme) -> None:
         panels = figure.subplots(1, len(spectra), squeeze=False, sharey=True)[0]
@@ -71,6 +76,11 @@ def spectra_plot(spectra: Sequence[Spectrum], wavelengths_nm: Sequence[float] | 
                 axes.plot(
                     *_by_wavelength(wavelengths_nm, values), style, color=theme[key], lw=1.3, label=name
                 )
+            if spectrum.sigma is not None:
+                low, high = (spectrum.after + sign * 2 * spectrum.sigma for sign in (-1, 1))
+                x, low = _by_wavelength(wavelengths_nm, low)
+                band = axes.fill_between(x, low, _by_wavelength(wavelengths_nm, high)[1], lw=0, alpha=0.25)
+                band.set_color(theme["product"])
             axes.set_title(f"{spectrum.name}: row {spectrum.row}, column {spectrum.column}", fontsize=9)
             axes.set_xlabel(_axis_name(wavelengths_nm))
         panels[0].legend(fontsize=8, frameon=False, labelcolor=theme["ink"])
@@ -79,8 +89,12 @@ def spectra_plot(spectra: Sequence[Spectrum], wavelengths_nm: Sequence[float] | 
     return both(draw, 2.6 * max(len(spectra), 1), 2.5)
 
 
-def srf_plot(srf: Sequence[Sequence[float]], wavelengths_nm: Sequence[float] | None) -> Plot:
-    """The learned spectral responses, each divided by its peak."""
+def srf_plot(
+    srf: Sequence[Sequence[float]],
+    wavelengths_nm: Sequence[float] | None,
+    nominal: Sequence[Sequence[float]] = (),
+) -> Plot:
+    """The learned spectral responses, each divided by its peak; nominal ones, where known, thin."""
 
     def draw(figure: Figure, theme: Theme) -> None:
         axes = figure.subplots()
@@ -88,6 +102,10 @@ def srf_plot(srf: Sequence[Sequence[float]], wavelengths_nm: Sequence[float] | N
             x, y = _by_wavelength(wavelengths_nm, row / max(row.max(), 1e-30))
             colour, style = theme["cycle"][i % len(theme["cycle"])], STYLES[i // 2 % len(STYLES)]
             axes.plot(x, y, style, color=colour, lw=1.5, label=f"band {i + 1}")
+            if i < len(nominal):
+                known = np.asarray(nominal[i], float)
+                x, y = _by_wavelength(wavelengths_nm, known / max(known.max(), 1e-30))
+                axes.plot(x, y, color=colour, lw=0.6, alpha=0.7)
         shown = min(len(srf), 5)
         figure.legend(
             loc="outside upper center", fontsize=8, frameon=False, labelcolor=theme["ink"], ncols=shown
@@ -130,6 +148,62 @@ def map_plot(
 
     rows, columns = values.shape
     return both(draw, 5.0, float(np.clip(5.0 * rows / columns, 2.0, 6.5)))
+
+
+def error_plot(values: NDArray[Any], label: str, pixels: str) -> Plot:
+    """A map (h, w) of errors of either sign, symmetric about 0; nothing where it is NaN."""
+
+    def draw(figure: Figure, theme: Theme) -> None:
+        axes = figure.subplots()
+        found = np.abs(values[np.isfinite(values)])
+        high = max(float(np.percentile(found, 98)) if found.size else 1.0, 1e-6)
+        shown = axes.imshow(values, cmap="PuOr_r", vmin=-high, vmax=high, interpolation="nearest")
+        axes.set_xlabel(f"{pixels} (columns)")
+        axes.set_ylabel("rows")
+        _colour_bar(figure, shown, axes, theme, label)
+
+    rows, columns = values.shape
+    return both(draw, 5.0, float(np.clip(5.0 * rows / columns, 2.0, 6.5)))
+
+
+def histogram_plot(panels: Sequence[tuple[str, NDArray[Any]]]) -> Plot:
+    """Histograms of maps side by side, up to their 0.5th and 99.5th percentile; the median is marked."""
+
+    def draw(figure: Figure, theme: Theme) -> None:
+        for axes, (label, values) in zip(
+            figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
+        ):
+            found = values[np.isfinite(values)]
+            if found.size:
+                low, high = np.percentile(found, (0.5, 99.5))
+                span = (low, high) if high > low else (low - 0.5, low + 0.5)
+                axes.hist(found, bins=60, range=span, color=theme["product"])
+                axes.axvline(float(np.median(found)), color=theme["plain"], ls="--", lw=1.3)
+            axes.set_xlabel(label)
+            axes.set_yticks([])
+
+    return both(draw, 3.4 * len(panels), 2.4)
+
+
+def history_plot(history: Sequence[Mapping[str, float]]) -> Plot:
+    """A training: what each check recorded, against the step, on a logarithmic scale where positive."""
+    names = [name for name in history[0] if name != "step"]
+
+    def draw(figure: Figure, theme: Theme) -> None:
+        axes = figure.subplots()
+        for i, name in enumerate(names):
+            steps = [entry["step"] for entry in history]
+            values = [entry.get(name, np.nan) for entry in history]
+            axes.plot(
+                steps, values, STYLES[i % len(STYLES)], color=theme["cycle"][i % len(theme["cycle"])],
+                lw=1.5, label=name.replace("_", " "),
+            )  # fmt: skip
+        if all(entry.get(name, 1) > 0 for entry in history for name in names):
+            axes.set_yscale("log")
+        axes.set_xlabel("step")
+        axes.legend(fontsize=8, frameon=False, labelcolor=theme["ink"])
+
+    return both(draw, 5.2, 2.8)
 
 
 def arrows_plot(panels: Sequence[Arrows], shape: tuple[int, int]) -> Plot:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hsi_fuse.errors import SolveError
+from hsi_fuse.physics import blur_down
 from hsi_fuse.sensor import Sensor
 
 OnStep = Callable[[str, int, int, float], None]
@@ -83,6 +84,30 @@ class Problem:
         return self.hsi.device
 
 
+class Cube(Protocol):
+    """A high-resolution cube as those see it who look at it: never whole.
+
+    `Estimate` is one in factors; `StreamedCube` (`cube.py`) one that somebody else made.
+    """
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(n, H, W)."""
+        ...
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Rows start..stop-1, (n, stop - start, W)."""
+        ...
+
+    def mixed(self, matrix: Tensor, offset: Tensor | None = None) -> Cube:
+        """The cube seen through linear combinations of its bands: matrix (m, n), offset (m,)."""
+        ...
+
+    def degraded(self, psf: Tensor, ratio: int) -> Tensor:
+        """The cube at the HSI's resolution, (n, h, w)."""
+        ...
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A high-resolution cube in factors, never as a cube: Z = basis @ coefficients + mean.
@@ -114,6 +139,16 @@ class Estimate:
     def shape(self) -> tuple[int, int, int]:
         """(n, H, W) of the cube that the factors stand for."""
         return self.basis.shape[0], self.coefficients.shape[1], self.coefficients.shape[2]
+
+    def mixed(self, matrix: Tensor, offset: Tensor | None = None) -> Estimate:
+        """M (basis A + mean) = (M basis) A + M mean: m bands, still in factors."""
+        level = matrix @ self.mean
+        return Estimate(matrix @ self.basis, level if offset is None else level + offset, self.coefficients)
+
+    def degraded(self, psf: Tensor, ratio: int) -> Tensor:
+        """D B (basis A + mean) = basis (D B A) + mean, since the PSF sums to 1: no fine cube is formed."""
+        low = torch.stack([blur_down(c[None], psf, ratio)[0] for c in self.coefficients])  # (k, h, w)
+        return Estimate(self.basis, self.mean, low).rows(0, low.shape[1])
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +16,7 @@ import torch
 
 from hsi_fuse.errors import HsiFuseWarning
 from hsi_fuse.preset import Preset, describe
+from hsi_fuse.read import envi
 
 LIBRARIES = ("hsi-fuse", "torch", "numpy", "rasterio", "scipy")
 
@@ -58,9 +61,32 @@ def provenance_of(
         "device": str(device),
         "threads": torch.get_num_threads(),
         "seconds": clock.seconds,
+        "peak_memory_mb": peak_memory_mb(),
         "displacement": None if displacement is None else str(displacement),
         "preset": describe(preset),
     }
+
+
+def fingerprints(paths: Sequence[str | Path]) -> list[dict[str, Any]]:
+    """Name, size and SHA-256 of input files; of an ENVI pair both header and data."""
+    found = []
+    for path in paths:
+        pair = envi.find(Path(path))
+        for part in (Path(path),) if pair is None else (pair[0].path, pair[1]):
+            with part.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            found.append({"name": str(part), "bytes": part.stat().st_size, "sha256": digest})
+    return found
+
+
+def peak_memory_mb() -> float | None:
+    """Largest resident memory that this process has had, MiB; None where the system does not tell."""
+    try:
+        from resource import RUSAGE_SELF, getrusage
+    except ImportError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes
+    return round(getrusage(RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)
 
 
 def versions() -> dict[str, str]:

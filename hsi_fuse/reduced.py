@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hsi_fuse.physics import blur_down, gaussian_psf
-from hsi_fuse.problem import Estimate, Problem
+from hsi_fuse.problem import Cube, Problem
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,9 @@ class Reduced:
     factor: int
 
 
-def degrade(estimate: Estimate, psf: Tensor, ratio: int) -> Tensor:
-    """The product seen at the HSI's resolution, (n, h, w).
-
-    D B (basis A + mean) = basis (D B A) + mean, since the PSF sums to 1: the fine cube is never formed.
-    """
-    low = torch.stack([blur_down(c[None], psf, ratio)[0] for c in estimate.coefficients])  # (k, h, w)
-    return Estimate(estimate.basis, estimate.mean, low).rows(0, low.shape[1])
+def degrade(cube: Cube, psf: Tensor, ratio: int) -> Tensor:
+    """A product seen at the HSI's resolution, (n, h, w)."""
+    return cube.degraded(psf, ratio)
 
 
 def reduction_factor(problem: Problem, smallest: int = 16) -> int | None:

@@ -175,6 +175,7 @@ def run_scene(job: Job, on_step: OnStep = silent) -> list[Path]:
             overwrite=job.overwrite,
             nodata=how.nodata,
             compact_dtype=how.compact_dtype,
+            inputs=(job.hsi, job.reference),
             on_step=on_step,
         )
 

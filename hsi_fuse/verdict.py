@@ -7,74 +7,48 @@ lights; without a registration figure it is at best amber, since nothing else sh
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-ORDER = ("none", "green", "amber", "red")
-
-
-@dataclass(frozen=True)
-class AssessOptions:
-    """Thresholds and sizes of the assessment; a preset may set them.
-
-    Attributes
-    ----------
-    sam_green, sam_amber : float
-        Median spectral angle of consistency, degrees.
-    noise_factor : float
-        Both limits are raised to at least this many times the angle that the HSI's own noise makes.
-    bias_green, bias_amber : float
-        Median over bands of |bias| / mean.
-    registration_green, registration_amber : float
-        Residual registration error (relative RMSE), fine pixels.
-    probability_green, probability_amber : float
-        Of the reference showing this place.
-    detail_green, detail_amber : float
-        Mean over guide bands of the high-pass correlation with the guide.
-    negative_green, negative_amber : float
-        Share of negative values that the product has more than the input.
-    tie_db, tie_share : float
-        Differences in PSNR (dB), and in spectral angle (share), that count as equal.
-    smallest : int
-        HSI pixels along each side that the degraded pair must keep.
-    block_values : int
-        Values of the cube mixed at one time.
-    """
-
-    sam_green: float = 2.0
-    sam_amber: float = 5.0
-    noise_factor: float = 1.5
-    bias_green: float = 0.01
-    bias_amber: float = 0.03
-    registration_green: float = 0.5
-    registration_amber: float = 1.0
-    probability_green: float = 0.9
-    probability_amber: float = 0.5
-    detail_green: float = 0.9
-    detail_amber: float = 0.7
-    negative_green: float = 0.01
-    negative_amber: float = 0.05
-    tie_db: float = 0.05
-    tie_share: float = 0.02
-    smallest: int = 16
-    block_values: int = 1 << 24
+from hsi_fuse.errors import QualityError
+from hsi_fuse.lights import ORDER, AssessOptions, all_lights
 
 
 def judge(figures: Mapping[str, Any], options: AssessOptions) -> dict[str, Any]:
     """The `verdict` part of the quality mapping: `light`, `sentences` and the `lights` it rests on."""
-    lights = [
-        _registration(figures, options),
-        _spectra(figures, options),
-        _radiometry(figures, options),
-        _detail(figures, options),
-        _synthesis(figures),
-        _integrity(figures, options),
-    ]
+    lights = all_lights(figures, options)
     worst = max((entry["light"] for entry in lights), key=ORDER.index)
     if lights[0]["light"] == "none" and worst == "green":
         worst = "amber"
     sentences = [_use(worst, lights, figures), _limits(figures), _evidence(figures)]
     return {"light": worst, "sentences": sentences, "lights": lights}
+
+
+def gate(figures: Mapping[str, Any], fail_on: str) -> None:
+    """Let a verdict pass or not.
+
+    Parameters
+    ----------
+    figures : mapping
+        Of `Quality`.
+    fail_on : "red", "amber" or "never"
+        The mildest light that fails.
+
+    Raises
+    ------
+    QualityError
+        Names the lights that failed and their figures.
+    """
+    if fail_on == "never":
+        return
+    verdict = figures["verdict"]
+    refused = ORDER[ORDER.index(fail_on) :]
+    if verdict["light"] not in refused:
+        return
+    failed = [e for e in verdict["lights"] if e["light"] in refused]
+    told = "; ".join(f"{e['name']} is {e['light']} ({e['value']} {e['unit']})" for e in failed)
+    raise QualityError(
+        f"the quality gate --fail-on {fail_on} failed: {told or 'no figure of the registration'}"
+    )
 
 
 def baseline_wins(results: Mapping[str, Mapping[str, Any]], options: AssessOptions) -> list[dict[str, str]]:
@@ -121,94 +95,6 @@ def own_warnings(figures: Mapping[str, Any]) -> list[str]:
 
 def _above(a: float | None, b: float | None, margin: float) -> bool:
     return a is not None and b is not None and a > b + margin
-
-
-def _light(
-    name: str, what: str, unit: str, value: float | None, green: float, amber: float
-) -> dict[str, Any]:
-    """A light whose limits rise or fall from green to amber."""
-    if value is None:
-        light = "none"
-    elif green <= amber:
-        light = "green" if value <= green else "amber" if value <= amber else "red"
-    else:
-        light = "green" if value >= green else "amber" if value >= amber else "red"
-    entry = {"name": name, "what": what, "unit": unit, "light": light, "value": value}
-    return entry | {"green": green, "amber": amber}
-
-
-def _registration(figures: Mapping[str, Any], options: AssessOptions) -> dict[str, Any]:
-    """How far the reference is displaced; or, where that is the graver doubt, whether it shows this place."""
-    found = figures["registration"]
-    value = next((found[k] for k in ("rrmse_px", "error_px") if found.get(k) is not None), None)
-    displaced = _light(
-        "registration", "the reference may be displaced", "fine px", value,
-        options.registration_green, options.registration_amber,
-    )  # fmt: skip
-    elsewhere = _light(
-        "registration", "the reference may show another place", "probability", found.get("probability"),
-        options.probability_green, options.probability_amber,
-    )  # fmt: skip
-    graver = ORDER.index(elsewhere["light"]) > max(ORDER.index(displaced["light"]), ORDER.index("green"))
-    return elsewhere if graver else displaced
-
-
-def _spectra(figures: Mapping[str, Any], options: AssessOptions) -> dict[str, Any]:
-    part = figures["consistency"]
-    floor = options.noise_factor * (part["noise_angle_deg"] or 0.0)
-    value = part["learned_psf"]["product"]["sam_deg"]["median"]
-    green, amber = max(options.sam_green, floor), max(options.sam_amber, floor)
-    return _light("spectra", "spectra differ from the measured ones", "° median", value, green, amber)
-
-
-def _radiometry(figures: Mapping[str, Any], options: AssessOptions) -> dict[str, Any]:
-    values = figures["consistency"]["learned_psf"]["product"]["bands"]["relative_bias"]
-    sizes = sorted(abs(v) for v in values if v is not None)
-    value = 100 * sizes[len(sizes) // 2] if sizes else None
-    return _light(
-        "radiometry", "the level of the bands is off", "% median bias", value,
-        100 * options.bias_green, 100 * options.bias_amber,
-    )  # fmt: skip
-
-
-def _detail(figures: Mapping[str, Any], options: AssessOptions) -> dict[str, Any]:
-    part = figures["spatial"]
-    found = [v for v in part["product"]["cc_highpass"] if v is not None] if part["assessable"] else []
-    value = sum(found) / len(found) if found else None
-    return _light(
-        "detail", "fine detail does not follow the reference", "correlation", value,
-        options.detail_green, options.detail_amber,
-    )  # fmt: skip
-
-
-def _synthesis(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """Red where interpolation has the better PSNR, amber where any method wins anything."""
-    part = figures["synthesis"]
-    light, value = "none", None
-    if part["assessable"]:
-        product, plain = part["results"]["product"], part["results"].get("interpolation", {})
-        if product["psnr_db"] is not None and plain.get("psnr_db") is not None:
-            value = product["psnr_db"] - plain["psnr_db"]
-        lost = [(w["name"], w["figure"]) for w in part["baseline_wins"]]
-        light = "red" if ("interpolation", "psnr_db") in lost else "amber" if lost else "green"
-    return {
-        "name": "synthesis", "what": "a simpler method does better at reduced resolution",
-        "unit": "dB over interpolation", "light": light, "value": value, "green": None, "amber": None,
-    }  # fmt: skip
-
-
-def _integrity(figures: Mapping[str, Any], options: AssessOptions) -> dict[str, Any]:
-    part = figures["integrity"]
-    value: float | None = None
-    if part["negative_pct"] is not None and part["negative_input_pct"] is not None:
-        value = max(0.0, part["negative_pct"] - part["negative_input_pct"])
-    entry = _light(
-        "integrity", "the product has negative values that the input has not", "% negative added", value,
-        100 * options.negative_green, 100 * options.negative_amber,
-    )  # fmt: skip
-    if part["not_finite"]:
-        entry.update(light="red", what=f"{part['not_finite']} values are not finite")
-    return entry
 
 
 def _use(light: str, lights: list[dict[str, Any]], figures: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -53,42 +54,43 @@ class Pair:
 @pytest.fixture
 def make_pair(tmp_path: Path) -> Callable[..., Pair]:
     """A function that writes a pair into `tmp_path/in`; its arguments spoil one thing each."""
+    return partial(write_pair, tmp_path / "in")
 
-    def make(
-        spoil_hsi: Callable[[NDArray[np.int16]], object] | None = None,
-        wavelengths: bool = True,
-        shift_m: tuple[float, float] = (2.3, -1.7),
-        guide_step: int = 1,
-    ) -> Pair:
-        folder = tmp_path / "in"
-        folder.mkdir(exist_ok=True)
-        wide = _scene()  # with a margin that only the guide looks at
-        inner = np.s_[MARGIN:-MARGIN, MARGIN:-MARGIN]
 
-        blurred = gaussian_filter(wide, (0, 1.2, 1.2))[:, *inner]
-        pixels = blurred.reshape(BANDS, ROWS, RATIO, COLUMNS, RATIO).mean((2, 4))
-        rng = np.random.default_rng(1)
-        stored = np.rint(1e4 * (pixels + 0.002 * rng.standard_normal(pixels.shape))).astype(np.int16)
-        if spoil_hsi is not None:
-            spoil_hsi(stored)
-        hsi = _write_envi(folder / "scene.hdr", stored, wavelengths)
+def write_pair(
+    folder: Path,
+    spoil_hsi: Callable[[NDArray[np.int16]], object] | None = None,
+    wavelengths: bool = True,
+    shift_m: tuple[float, float] = (2.3, -1.7),
+    guide_step: int = 1,
+) -> Pair:
+    """Write a pair into a folder; the arguments spoil one thing each."""
+    folder.mkdir(exist_ok=True)
+    wide = _scene()  # with a margin that only the guide looks at
+    inner = np.s_[MARGIN:-MARGIN, MARGIN:-MARGIN]
 
-        edges = ((450, 520), (520, 600), (630, 690), (760, 860))
-        bands = [(lower <= WAVELENGTHS) & (upper >= WAVELENGTHS) for lower, upper in edges]
-        guide = np.stack([wide[b].mean(0) for b in bands])[:, ::guide_step, ::guide_step]
-        guide = guide + 0.001 * rng.standard_normal(guide.shape)
-        # the file says the guide lies where it does not: that is the misregistration
-        size = ORIGIN.a / RATIO  # of a fine pixel, metres
-        west, north = ORIGIN.c - MARGIN * size + shift_m[0], ORIGIN.f + MARGIN * size + shift_m[1]
-        transform = from_origin(west, north, size * guide_step, size * guide_step)
-        ref = folder / "camera.tif"
-        profile = {"driver": "GTiff", "dtype": "uint16", "count": len(edges), "crs": "EPSG:32632"}
-        shape = {"height": guide.shape[1], "width": guide.shape[2]}
-        with rasterio.open(ref, "w", **profile, **shape, transform=transform) as file:
-            file.write(np.rint(2e4 * guide.clip(0)).astype(np.uint16))
-        return Pair(hsi, ref, wide[:, *inner].astype(np.float32))
+    blurred = gaussian_filter(wide, (0, 1.2, 1.2))[:, *inner]
+    pixels = blurred.reshape(BANDS, ROWS, RATIO, COLUMNS, RATIO).mean((2, 4))
+    rng = np.random.default_rng(1)
+    stored = np.rint(1e4 * (pixels + 0.002 * rng.standard_normal(pixels.shape))).astype(np.int16)
+    if spoil_hsi is not None:
+        spoil_hsi(stored)
+    hsi = _write_envi(folder / "scene.hdr", stored, wavelengths)
 
-    return make
+    edges = ((450, 520), (520, 600), (630, 690), (760, 860))
+    bands = [(lower <= WAVELENGTHS) & (upper >= WAVELENGTHS) for lower, upper in edges]
+    guide = np.stack([wide[b].mean(0) for b in bands])[:, ::guide_step, ::guide_step]
+    guide = guide + 0.001 * rng.standard_normal(guide.shape)
+    # the file says the guide lies where it does not: that is the misregistration
+    size = ORIGIN.a / RATIO  # of a fine pixel, metres
+    west, north = ORIGIN.c - MARGIN * size + shift_m[0], ORIGIN.f + MARGIN * size + shift_m[1]
+    transform = from_origin(west, north, size * guide_step, size * guide_step)
+    ref = folder / "camera.tif"
+    profile = {"driver": "GTiff", "dtype": "uint16", "count": len(edges), "crs": "EPSG:32632"}
+    shape = {"height": guide.shape[1], "width": guide.shape[2]}
+    with rasterio.open(ref, "w", **profile, **shape, transform=transform) as file:
+        file.write(np.rint(2e4 * guide.clip(0)).astype(np.uint16))
+    return Pair(hsi, ref, wide[:, *inner].astype(np.float32))
 
 
 @pytest.fixture

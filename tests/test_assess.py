@@ -9,14 +9,14 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from hsi_fuse import metrics
-from hsi_fuse.assess import AssessOptions, Quality, assess, plain
+from hsi_fuse.assess import SCHEMA, AssessOptions, Quality, assess, plain
 from hsi_fuse.errors import SolveError
 from hsi_fuse.physics import blur_down, gaussian_psf, mix_bands
 from hsi_fuse.problem import Estimate, Problem
 from hsi_fuse.reduced import degrade, reduce_problem, reduction_factor
 from hsi_fuse.sensor import Sensor
 from hsi_fuse.subspace import interpolate
-from hsi_fuse.verdict import judge
+from hsi_fuse.verdict import baseline_wins, judge
 
 RATIO, BANDS, MATERIALS = 4, 20, 3
 WAVELENGTHS = np.linspace(420, 900, BANDS)
@@ -112,7 +112,7 @@ def test_the_truth_is_green(good):
 def test_figures_are_json(good):
     text = json.dumps(good.figures, allow_nan=False)
     assert json.loads(text) == good.figures
-    assert good.figures["schema"] == 1
+    assert good.figures["schema"] == SCHEMA
     assert good.figures["scene"]["hsi_size"] == [32, 32]
     assert len(good.figures["scene"]["wavelengths_nm"]) == BANDS
 
@@ -236,11 +236,36 @@ def test_interpolation_sold_as_a_product_is_found_out(scene):
     problem, _ = scene
     solvers = {"product": interpolate, "interpolation": interpolate, "map": regression}
     quality = judged(problem, interpolate(problem), solvers=solvers)
-    assert lights(quality)["synthesis"] == "amber"
+    assert lights(quality)["synthesis"] == "red"  # by far more than synthesis_amber
     assert lights(quality)["detail"] == "red"
     assert any("'map' beats the product" in text for text in quality.figures["warnings"])
     swapped = {"product": interpolate, "interpolation": regression}
     assert lights(judged(problem, interpolate(problem), solvers=swapped))["synthesis"] == "red"
+
+
+@pytest.mark.parametrize(
+    ("lead", "interpolation", "light"),
+    [
+        (3.0, 20.0, "green"),
+        (-0.35, 20.0, "green"),
+        (-1.0, 20.0, "amber"),
+        (-4.0, 20.0, "red"),
+        (3.0, 41.0, "red"),
+    ],
+)
+def test_a_simpler_method_must_win_clearly_to_turn_a_light(good, lead, interpolation, light):
+    """A few tenths of a decibel are a warning; they say nothing against the product's use."""
+    sam = {"sam_deg": {"mean": 1.0}}
+    results = {
+        "product": {"psnr_db": 40.0} | sam,
+        "map": {"psnr_db": 40.0 - lead} | sam,
+        "interpolation": {"psnr_db": interpolation} | sam,
+    }
+    part = good.figures["synthesis"] | {"results": results}
+    part["baseline_wins"] = baseline_wins(results, AssessOptions())
+    assert bool(part["baseline_wins"]) == (lead < 0 or interpolation > 40)
+    verdict = judge(good.figures | {"synthesis": part}, AssessOptions())
+    assert {e["name"]: e["light"] for e in verdict["lights"]}["synthesis"] == light
 
 
 def test_what_cannot_be_assessed_says_why(scene):

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import sewar.full_ref
 import torch
+import torchmetrics.functional as tm
+import torchmetrics.functional.image as tmi
 from scipy.ndimage import gaussian_filter
 from skimage.metrics import structural_similarity
 
@@ -92,6 +94,21 @@ def test_against_sewar(pair):
     assert metrics.psnr_global(e, t) == pytest.approx(
         sewar.full_ref.psnr(hwc(t), hwc(e), MAX=float(t.max())), rel=1e-6
     )
+
+
+def test_against_torchmetrics(pair):
+    """Its conventions: SAM in radians, ERGAS divides by `ratio`, PSNR has the range it is given."""
+    e, t = (x.double() for x in pair)
+    assert metrics.sam_deg(e, t).mean == pytest.approx(
+        math.degrees(tmi.spectral_angle_mapper(e[None], t[None])), rel=1e-4
+    )
+    theirs = tmi.error_relative_global_dimensionless_synthesis(e[None], t[None], ratio=4.0)
+    assert metrics.ergas(e, t, 4) == pytest.approx(float(theirs), rel=1e-4)
+    peaks = [float(band.max()) for band in t]
+    each = [tmi.peak_signal_noise_ratio(a, b, data_range=p) for a, b, p in zip(e, t, peaks, strict=True)]
+    assert metrics.psnr(e, t) == pytest.approx(float(torch.stack(each).mean()), rel=1e-4)
+    each = [tm.pearson_corrcoef(a.flatten(), b.flatten()) for a, b in zip(e, t, strict=True)]
+    assert torch.allclose(metrics.correlation(e, t), torch.stack(each), atol=1e-6)
 
 
 def test_ergas_by_hand_and_sewar(pair):

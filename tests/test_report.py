@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from affine import Affine
 
 from hsi_fuse.align import Alignment
 from hsi_fuse.assess import Quality, assess
-from hsi_fuse.pictures import composite, rgb_bands, stretch_limits, take_pictures, view
+from hsi_fuse.pictures import composite, rgb_bands, stretch_limits, take_pictures, view, views_of
 from hsi_fuse.problem import Estimate, Problem
 from hsi_fuse.report import render
 from hsi_fuse.subspace import interpolate
@@ -177,7 +178,7 @@ def test_a_scene_with_nothing_to_say_still_has_a_page(scene):
     plain = interpolate(bare)
     quality = assess(bare, plain, plain, solvers={})
     page = render(quality, take_pictures(bare, plain, plain), title="bare")
-    assert len(re.findall("Not assessable", page)) == 3
+    assert len(re.findall("Not assessable", page)) == 4
     assert "how well the reference is registered is not known" in page
 
 
@@ -228,4 +229,35 @@ def test_pictures_show_the_right_places(scene):
     assert worst.column <= 6 * 4 + 2 < worst.column + 32
     assert any("edge" in zoom.name for zoom in pictures.zooms)
     small = take_pictures(problem, product, interpolate(problem), WAVELENGTHS, sam, longest=50)
-    assert small.before.shape == (42, 42, 3)
+    assert small.views[0].before.shape == (42, 42, 3)
+    confidence = np.ones((128, 128), np.float32)
+    confidence[80:110, 20:50] = 0.1
+    doubted = take_pictures(problem, product, interpolate(problem), confidence=confidence, zoom_size=32)
+    least = next(zoom for zoom in doubted.zooms if "least believed" in zoom.name)
+    assert abs(least.row - 79) <= 8
+    assert abs(least.column - 19) <= 8
+
+
+def test_pixels_to_pick_are_a_grid_of_the_product(scene):
+    problem, product = scene
+    weight = problem.hsi_weight.clone()
+    weight[:8] = 0
+    holed = replace(problem, hsi=problem.hsi * weight, hsi_weight=weight)
+    sigma = SimpleNamespace(rows=lambda start, stop: 0.1 * product.rows(start, stop))
+    grid = take_pictures(holed, product, interpolate(holed), WAVELENGTHS, uncertainty=sigma).grid
+    assert 200 < len(grid.rows) <= 400
+    assert grid.rows.min() >= 32  # none where there are no data
+    for i in (0, len(grid.rows) // 2, -1):
+        row, column = int(grid.rows[i]), int(grid.columns[i])
+        assert np.allclose(grid.after[i], product.rows(row, row + 1)[:, 0, column])
+    assert np.allclose(grid.sigma, 0.1 * grid.after)
+
+
+def test_views_are_those_the_sensor_has():
+    visible = views_of(BANDS, list(range(400, 800, 20)))
+    assert [name for name, _ in visible] == ["RGB", "480 nm", "660 nm"]
+    whole = views_of(211, np.linspace(400, 2500, 211))
+    assert [name for name, _ in whole][:2] == ["RGB", "SWIR"]
+    assert [len(bands) for _, bands in whole[:3]] == [3, 3, 1]
+    assert len(whole) == 8
+    assert [name for name, _ in views_of(9)] == ["RGB", "band 1", "band 3", "band 6", "band 9"]

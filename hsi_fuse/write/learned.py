@@ -36,6 +36,8 @@ def _report(job: Job) -> str:
         result.interpolation,
         good_wavelengths(result),
         result.quality.maps["sam_deg"],
+        confidence=result.alignment.confidence,
+        uncertainty=result.uncertainty,
     )
     return render(
         result.quality,

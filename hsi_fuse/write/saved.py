@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,8 +18,9 @@ from hsi_fuse.files import check_output, staged, write_text
 from hsi_fuse.pipeline import FusionResult
 from hsi_fuse.problem import OnStep, silent
 from hsi_fuse.raster import Encoding
-from hsi_fuse.record import versions
+from hsi_fuse.record import fingerprints, versions
 from hsi_fuse.report import render_refusal
+from hsi_fuse.verdict import gate
 from hsi_fuse.write.cube import Driver, write_cube
 from hsi_fuse.write.product import CompactDtype, Job, Product
 from hsi_fuse.write.table import ON_REQUEST, REPORT, SIDE_PRODUCTS, chosen
@@ -95,6 +97,7 @@ def save(
     overwrite: bool = False,
     nodata: float | None = None,
     compact_dtype: CompactDtype = "float32",
+    inputs: Sequence[str | Path] = (),
     on_step: OnStep = silent,
 ) -> list[Path]:
     """Write the product and, with its stem, what stands beside it.
@@ -117,6 +120,8 @@ def save(
     compact_dtype : "float32" or "int16"
         How the compact product keeps its coefficients: exactly, or in half the space with an error that it
         states.
+    inputs : sequence of path
+        The files that the rasters came from, whose hashes go into the provenance.
     on_step : callable
         Progress.
 
@@ -156,7 +161,11 @@ def save(
         )
         figures = dict(result.quality.figures)
         figures["integrity"] = {**figures["integrity"], "clipped_values": summary.clipped}
-        figures["provenance"] = {**result.provenance, "versions": versions()}
+        figures["provenance"] = {
+            "inputs": fingerprints(inputs),
+            **result.provenance,
+            "versions": versions(),
+        }
         names = tuple((product, tuple(p.name for p in product.paths(output))) for product in written)
         job = Job(result, place, driver, encoding, summary, figures, names, compact_dtype)
         for product in written:
@@ -169,6 +178,17 @@ def _there_is(product: Product, result: FusionResult) -> bool:
     if why is not None and not product.always:  # it was asked for
         warnings.warn(f"no {product.name} written: {why}", HsiFuseWarning, stacklevel=3)
     return why is None
+
+
+def gate_written(output: str | Path, fail_on: str) -> None:
+    """Let the verdict on a product that `save` wrote pass or not, see `verdict.gate`.
+
+    Raises
+    ------
+    QualityError
+    """
+    output = Path(output)
+    gate(json.loads(output.with_name(output.stem + "_quality.json").read_text(encoding="utf-8")), fail_on)
 
 
 @contextmanager

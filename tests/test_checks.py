@@ -1,0 +1,105 @@
+"""What the assessment finds out by itself: known shifts, widths, steps and noise are found."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from hsi_fuse import checks
+from hsi_fuse.cube import StreamedCube
+from hsi_fuse.physics import gaussian_psf
+from hsi_fuse.reduced import degrade
+from tests.test_assess import RATIO, make_scene
+
+
+@pytest.fixture(scope="module")
+def scene():
+    return make_scene()
+
+
+def test_a_good_model_has_nothing_left(scene):
+    found = checks.check_sensors(scene[0])
+    assert max(found["unexplained"]) < 0.01
+    assert max(found["response_excess"]) < 0.005
+    assert found["blur_excess"] < 0.02
+    assert found["blur_factor"] == 1.0
+    assert np.hypot(*found["shift_px"]) < 0.05
+
+
+@pytest.mark.parametrize(("down", "right"), [(2, 0), (-1, 3), (0, -2)])
+def test_a_shifted_reference_is_found_where_it_is(scene, down, right):
+    problem = scene[0]
+    moved = replace(problem, guide=problem.guide.roll((down, right), (1, 2)))
+    assert checks.check_sensors(moved)["shift_px"] == pytest.approx([right, down], abs=0.15)
+
+
+@pytest.mark.parametrize(("down", "right"), [(1, 0), (-1, 1)])
+def test_a_shifted_product_is_found_where_it_is(scene, down, right):
+    problem, truth = scene
+    moved = replace(truth, coefficients=truth.coefficients.roll((down, right), (1, 2)))
+    low = degrade(moved, problem.sensor.psf, RATIO)
+    assert checks.check_position(problem, low) == pytest.approx([right, down], abs=0.35)
+    assert np.abs(checks.check_position(problem, degrade(truth, problem.sensor.psf, RATIO))).max() < 0.05
+
+
+@pytest.mark.parametrize(("used", "factor"), [(2.2, 1.8), (7.3, 0.55)])
+def test_the_right_width_of_the_blur_is_named(scene, used, factor):
+    problem = scene[0]
+    wrong = replace(problem, sensor=replace(problem.sensor, psf=gaussian_psf(RATIO, used)))
+    found = checks.check_sensors(wrong)
+    assert found["blur_factor"] == factor
+    assert found["blur_excess"] > 1
+
+
+def test_clouds_in_the_reference_are_no_fault_of_the_responses(scene):
+    problem = scene[0]
+    guide = problem.guide.clone()
+    guide[:, 20:44, 60:84] = 0.9
+    found = checks.check_sensors(replace(problem, guide=guide))
+    assert max(found["response_excess"]) < 0.01
+    assert np.hypot(*found["shift_px"]) < 0.1
+
+
+def test_too_small_an_overlap_says_so(scene):
+    problem = scene[0]
+    weight = torch.zeros_like(problem.guide_weight)
+    weight[:24, :24] = 1
+    found = checks.check_sensors(replace(problem, guide=problem.guide * weight, guide_weight=weight))
+    assert not found["assessable"]
+    assert "input pixels lie fully under" in found["reason"]
+
+
+@pytest.mark.parametrize("times", [0.5, 2.0])
+def test_noise_is_told_in_that_of_the_input(scene, times):
+    problem, truth = scene
+    torch.manual_seed(1)
+    cube = truth.rows(0, 128) + times * problem.hsi_noise[:, None, None] * torch.randn(20, 128, 128)
+    noisy = StreamedCube(truth.shape, lambda start, stop: cube[:, start:stop])
+    assert checks.check_noise(problem, noisy) == pytest.approx(times, rel=0.15)
+    assert checks.check_noise(problem, truth) < 0.1
+
+
+def test_a_seam_is_a_step_and_an_edge_of_the_scene_is_none():
+    torch.manual_seed(0)
+    error = 0.01 * torch.randn(100, 80)
+    assert checks.largest_step(error) < 0.005
+    seam = error.clone()
+    seam[:, 33:] += 0.05
+    assert checks.largest_step(seam) == pytest.approx(0.05, abs=0.02)
+    assert checks.largest_step(seam.T) == pytest.approx(0.05, abs=0.02)
+    edge = error.clone()
+    edge[:40, 50:] += 0.5  # on less than half of either line
+    assert checks.largest_step(edge) < 0.01
+    holed = seam.clone()
+    holed[30:] = torch.nan
+    assert checks.largest_step(holed) == pytest.approx(0.05, abs=0.03)
+
+
+def test_a_guide_of_one_band_is_enough(scene):
+    problem = scene[0]
+    sensor = replace(problem.sensor, srf=problem.sensor.srf[:1], offset=problem.sensor.offset[:1])
+    one = replace(problem, guide=problem.guide[:1], guide_noise=problem.guide_noise[:1], sensor=sensor)
+    found = checks.check_sensors(one)
+    assert len(found["unexplained"]) == 1
+    assert np.hypot(*found["shift_px"]) < 0.1
