@@ -68,11 +68,12 @@ def provenance_of(
 
 
 def fingerprints(paths: Sequence[str | Path]) -> list[dict[str, Any]]:
-    """Name, size and SHA-256 of input files; of an ENVI pair both header and data."""
+    """Name, size and SHA-256 of input files: an ENVI pair is header and data, a folder all that is in it."""
     found = []
-    for path in paths:
-        pair = envi.find(Path(path))
-        for part in (Path(path),) if pair is None else (pair[0].path, pair[1]):
+    for path in map(Path, paths):
+        pair = envi.pair_of(path) if path.is_file() else None
+        parts = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
+        for part in parts if pair is None else (pair[0].path, pair[1]):
             with part.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             found.append({"name": str(part), "bytes": part.stat().st_size, "sha256": digest})
