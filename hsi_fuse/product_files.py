@@ -17,8 +17,8 @@ from hsi_fuse.cube import StreamedCube, block_rows
 from hsi_fuse.errors import GridError, HsiFuseWarning
 from hsi_fuse.grid import Grid
 from hsi_fuse.raster import Raster
-from hsi_fuse.read.hsi import describe
-from hsi_fuse.read.source import Source, opened, read_values
+from hsi_fuse.read.recognise import describe
+from hsi_fuse.read.source import Source, read_values
 
 OFF_GRID_PX = 0.1
 """What a product may lie beside the refined grid, its own pixels."""
@@ -76,9 +76,9 @@ def open_product(path: str | Path, hsi: Raster) -> Product:
     shape = (len(bands), height * scale, width * scale)
 
     def read(start: int, stop: int) -> NDArray[np.float32]:
-        with opened(source.path, source.driver) as dataset:
+        with source.store.opened() as image:
             window = Window(column, row + start, shape[2], stop - start)
-            return read_values(dataset, source, window)[files]
+            return read_values(image, source, window)[files]
 
     good = np.zeros(hsi.bands, bool)
     good[bands] = True
@@ -160,7 +160,7 @@ def _placed(source: Source, hsi: Grid, path: str | Path) -> tuple[int, int, int,
 
 def _matched(source: Source, hsi: Raster, path: str | Path) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Numbers of the bands in the product's file, and of the same bands among the HSI's; good ones only."""
-    count, good = len(source.indexes), np.flatnonzero(hsi.good_bands)
+    count, good = source.bands, np.flatnonzero(hsi.good_bands)
     if count == hsi.bands:
         return good, good
     if count == len(good):

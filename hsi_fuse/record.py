@@ -68,11 +68,12 @@ def provenance_of(
 
 
 def fingerprints(paths: Sequence[str | Path]) -> list[dict[str, Any]]:
-    """Name, size and SHA-256 of input files; of an ENVI pair both header and data."""
+    """Name, size and SHA-256 of input files; of an ENVI pair header and data, of a folder the files in it."""
     found = []
-    for path in paths:
-        pair = envi.find(Path(path))
-        for part in (Path(path),) if pair is None else (pair[0].path, pair[1]):
+    for path in map(Path, paths):
+        pair = None if path.is_dir() else envi.pair_of(path)
+        inside = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
+        for part in inside if pair is None else (pair[0].path, pair[1]):
             with part.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             found.append({"name": str(part), "bytes": part.stat().st_size, "sha256": digest})
