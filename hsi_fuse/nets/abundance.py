@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from hsi_fuse.nets.deform import PlainDeformable, zero_conv
 from hsi_fuse.nets.flow import resize_flow
 from hsi_fuse.nets.scmf import Scmf
 
-AGGREGATIONS = ("cfda", "plain", "none")
+Aggregation = Literal["cfda", "plain", "still"]
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,8 @@ class Parts:
         Channels of every feature map.
     levels : int
         Scales, each half the one above.
-    aggregation : str
-        "cfda", "plain" (deformable convolution alone) or "none" (the reference as it lies).
+    aggregation : Aggregation
+        "cfda", "plain" (deformable convolution alone) or "still" (the reference as it lies).
     scaca, scmf : bool
         Off: a convolution of both features in its place.
     groups, heads : int
@@ -39,7 +40,7 @@ class Parts:
 
     width: int
     levels: int
-    aggregation: str
+    aggregation: Aggregation
     scaca: bool
     scmf: bool
     groups: int
