@@ -172,7 +172,7 @@ class Uafl(MapOptions):
         if start.spread is not None:
             estimate = replace(estimate, spread=warp(start.spread[None], flow[None])[0])
         verdict |= {"kept": True, "flow_rms_px": float((flow**2).sum(0).mean().sqrt())}
-        return StageResult(estimate, verdict, trained.history)
+        return StageResult(estimate, verdict, trained.history, {"flow_px": flow})
 
     def _lesson(
         self, scene: _Scene, problem: Problem, crop_px: int, held_out: float, draw: torch.Generator
