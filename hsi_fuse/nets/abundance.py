@@ -155,3 +155,18 @@ class AbundanceNetwork(nn.Module):
         if flow is None:
             flow = torch.zeros_like(residual[:, :1]).repeat(1, 2, 1, 1)
         return residual, flow[:, :, :height, :width]
+
+
+class Mixed(nn.Module):
+    """A network in mixed precision where it runs on a GPU; single precision comes out."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, abundances: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+        """What the network gives."""
+        device = abundances.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            residual, flow = self.network(abundances, reference)
+        return residual.float(), flow.float()

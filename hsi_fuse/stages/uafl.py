@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,24 +12,20 @@ from torch import Tensor, nn
 from hsi_fuse.errors import HsiFuseWarning, SolveError
 from hsi_fuse.gate import BLOCK_PX, LEAST_BLOCKS, Comparison, hidden_blocks
 from hsi_fuse.lesson import Lesson, Taught, Weights, crops_of
-from hsi_fuse.nets.abundance import AbundanceNetwork, Aggregation, Parts
+from hsi_fuse.nets.abundance import AbundanceNetwork, Aggregation, Mixed, Parts
 from hsi_fuse.nets.flow import warp
-from hsi_fuse.nets.tiles import tiled
 from hsi_fuse.optimise import Schedule, Trained, train
 from hsi_fuse.physics import blur_down
-from hsi_fuse.problem import Estimate, OnStep, Problem, StageResult, silent
+from hsi_fuse.problem import Estimate, OnStep, Problem, StageResult, on_device, silent
 from hsi_fuse.realign import realigned
-from hsi_fuse.reduced import Reduced, reduce_problem, reduction_factor
+from hsi_fuse.aligning import Degraded, Scene
 from hsi_fuse.sense import supported
-from hsi_fuse.sensor import Sensor
-from hsi_fuse.sight import Channels, Misplacer, Sight, reobserved
+from hsi_fuse.sight import Misplacer, reobserved
 from hsi_fuse.solve import MapOptions, anchor, reconcile, solve_map
-from hsi_fuse.stages.map import around_interpolation, mean_estimate, within
-from hsi_fuse.subspace import Subspace, fill_nearest, problem_subspace
+from hsi_fuse.stages.map import around_interpolation, within
+from hsi_fuse.subspace import fill_nearest, problem_subspace
 
 LEAST_CROP_PX = 32
-HELD_OUT_BLOCKS = 0.25
-"""Share of the degraded pair's truth that judges the residual, in blocks of two of its HSI pixels."""
 CHECKS = 6
 """Looks at the held-out score in a training."""
 
@@ -123,7 +118,8 @@ class Uafl(MapOptions):
                 what = f"training crops of {crop_px} pixels"
                 if crop_px < LEAST_CROP_PX:
                     crop_px, what = self.crop_px, "the processor"
-                    problem, start = _on(problem, torch.device("cpu")), _on(start, torch.device("cpu"))
+                    processor = torch.device("cpu")
+                    problem, start = on_device(problem, processor), on_device(start, processor)
                 torch.cuda.empty_cache()
                 told = f"stage uafl: the GPU's memory does not suffice; going on with {what}"
                 warnings.warn(told, HsiFuseWarning, stacklevel=2)
@@ -131,10 +127,11 @@ class Uafl(MapOptions):
             on_step("uafl", self.steps, self.steps, 0.0)
             if problem.device == home:
                 return result
-            return replace(result, estimate=_on(result.estimate, home))
+            return replace(result, estimate=on_device(result.estimate, home))
 
     def _improve(self, problem: Problem, start: Estimate, crop_px: int, on_step: OnStep) -> StageResult:
-        scene = _Scene.of(problem, start, self)
+        few = self.abundances if self.reformulation else None
+        scene = Scene.of(problem, start, few, self.dimensions, self)
         draw = torch.Generator().manual_seed(problem.seed)
         usable = supported(problem.guide_weight, problem.hsi_weight, problem.sensor.psf, problem.ratio)
         blocks = hidden_blocks(usable, self.hidden, BLOCK_PX, draw)
@@ -175,7 +172,7 @@ class Uafl(MapOptions):
         return StageResult(estimate, verdict, trained.history, {"flow_px": flow})
 
     def _lesson(
-        self, scene: _Scene, problem: Problem, crop_px: int, held_out: float, draw: torch.Generator
+        self, scene: Scene, problem: Problem, crop_px: int, held_out: float, draw: torch.Generator
     ) -> Lesson:
         """What there is to learn on `problem`; a share of its HSI pixels is held out for the score."""
         sensor, channels, sight = problem.sensor, scene.channels, scene.sight(problem)
@@ -233,7 +230,7 @@ class Uafl(MapOptions):
         loss, score = (lambda: lesson.loss(network)), (lambda: lesson.score(network))
         return train(network, groups, loss, score, schedule, on_step, "uafl")
 
-    def _compare_flows(self, scene: _Scene, hiding: Problem, flow: Tensor, blocks: Tensor) -> Comparison:
+    def _compare_flows(self, scene: Scene, hiding: Problem, flow: Tensor, blocks: Tensor) -> Comparison:
         """Hidden HSI pixels predicted by a quick MAP with the guide as it lies, and along the flow."""
         errors = []
         for problem in (hiding, realigned(hiding, flow)):
@@ -243,7 +240,7 @@ class Uafl(MapOptions):
         return Comparison.on(blocks, *errors)
 
     def _compare_residuals(
-        self, degraded: _Degraded, scene: _Scene, network: nn.Module, crop_px: int
+        self, degraded: Degraded, scene: Scene, network: nn.Module, crop_px: int
     ) -> Comparison:
         """Held-out blocks of the degraded pair's truth, without and with the residual."""
         sight, problem = degraded.sight, degraded.reduced.problem
@@ -264,91 +261,6 @@ class Uafl(MapOptions):
         return Estimate(subspace.basis, subspace.mean, coefficients)
 
 
-class Mixed(nn.Module):
-    """A network in mixed precision where it runs on a GPU; single precision comes out."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, abundances: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
-        """What the network gives."""
-        device = abundances.device.type
-        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            residual, flow = self.network(abundances, reference)
-        return residual.float(), flow.float()
-
-
-@dataclass(frozen=True)
-class _Degraded:
-    """The degraded pair as the network sees it, and the blocks of its truth that are held out."""
-
-    reduced: Reduced
-    sight: Sight
-    blocks: Tensor
-
-
-@dataclass(frozen=True)
-class _Scene:
-    """A problem in its subspace, and how the network sees it.
-
-    `drop` (k, c): the network's residual -> coefficients; `start` (k, H, W) and `low` (k, h, w): the start
-    and the HSI in coefficients.
-    """
-
-    subspace: Subspace
-    channels: Channels
-    drop: Tensor
-    start: Tensor
-    low: Tensor
-    degraded: _Degraded | None
-
-    @classmethod
-    def of(cls, problem: Problem, start: Estimate, stage: Uafl) -> _Scene:
-        subspace = problem_subspace(problem, stage.dimensions)
-        low = subspace.project(fill_nearest(problem.hsi, problem.hsi_weight))
-        spread = low.flatten(1).std(1).clamp_min(1)
-        if stage.reformulation:
-            few = min(stage.abundances, subspace.size)
-            lift = torch.diag(1 / spread)[:few]  # (c, k)
-            drop = torch.diag(spread)[:, :few]
-        else:
-            bands = subspace.basis / subspace.noise[:, None]  # (n, k), orthonormal columns
-            typical = spread.norm() / len(bands) ** 0.5
-            lift, drop = bands / typical, bands.T * typical
-        channels = Channels.of(problem, subspace, lift)
-        degraded = _degraded(problem, subspace, stage)
-        return cls(subspace, channels, drop, within(subspace, start), low, degraded)
-
-    def sight(self, problem: Problem) -> Sight:
-        return Sight.of(problem, self.subspace, self.start)
-
-    def estimate(self, coefficients: Tensor) -> Estimate:
-        return Estimate(self.subspace.basis, self.subspace.mean, coefficients)
-
-    @torch.no_grad()
-    def answer(self, network: nn.Module, sight: Sight, crop_px: int) -> tuple[Tensor, Tensor]:
-        """The network's residual in coefficients (k, H, W), and its flow (2, H, W)."""
-        residual, flow = tiled(network, self.channels(sight), crop_px)
-        return torch.tensordot(self.drop, residual[0], dims=1), flow[0]
-
-
-def _degraded(problem: Problem, subspace: Subspace, stage: Uafl) -> _Degraded | None:
-    """The scene's degraded pair, started by a MAP; None where the scene is too small for one."""
-    factor = reduction_factor(problem)
-    if factor is None:
-        return None
-    reduced = reduce_problem(problem, factor)
-    own = problem_subspace(reduced.problem, stage.dimensions)
-    found, _, _ = mean_estimate(reconcile(reduced.problem, own), own, stage)
-    start = within(subspace, Estimate(own.basis, own.mean, found))
-    truth = subspace.project(fill_nearest(reduced.truth, reduced.mask.float()))
-    draw = torch.Generator().manual_seed(problem.seed)
-    blocks = hidden_blocks(reduced.mask, HELD_OUT_BLOCKS, 2 * factor, draw)
-    sight = Sight.of(reduced.problem, subspace, start, truth, (reduced.mask & (blocks == 0)).float())
-    return _Degraded(reduced, sight, blocks)
-
-
 def _without(problem: Problem, hidden: Tensor) -> Problem:
     """The problem without some HSI pixels (h, w)."""
     return replace(problem, hsi=problem.hsi * ~hidden, hsi_weight=problem.hsi_weight * ~hidden)
@@ -356,17 +268,3 @@ def _without(problem: Problem, hidden: Tensor) -> Problem:
 
 def _passed(start: Estimate, why: dict[str, object]) -> StageResult:
     return StageResult(start, {"kept": False, **why})
-
-
-Moved = TypeVar("Moved", Problem, Estimate, Sensor)
-
-
-def _on(value: Moved, device: torch.device) -> Moved:
-    """The same with its tensors on a device."""
-    parts: dict[str, Any] = {f.name: getattr(value, f.name) for f in fields(value)}
-    for name, part in parts.items():
-        if isinstance(part, Tensor):
-            parts[name] = part.to(device)
-        elif isinstance(part, Sensor):
-            parts[name] = _on(part, device)
-    return replace(value, **parts)
