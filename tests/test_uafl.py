@@ -5,16 +5,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from synthetic import observed, problem_of, psnr, scene
+from synthetic import EDGES, WAVELENGTHS, observed, problem_of, psnr, scene
 
 from hsi_fuse.displace import smooth_field
 from hsi_fuse.errors import HsiFuseWarning
 from hsi_fuse.gate import Comparison, hidden_blocks
 from hsi_fuse.nets.flow import warp
 from hsi_fuse.nets.tiles import tiled
+from hsi_fuse.physics import gaussian_psf
 from hsi_fuse.problem import Problem, silent
 from hsi_fuse.realign import realigned
 from hsi_fuse.sight import Misplacer
+from hsi_fuse.simulate import Protocol, observe
 from hsi_fuse.stages.map import Map
 from hsi_fuse.stages.uafl import Uafl
 from hsi_fuse.subspace import interpolate
@@ -93,6 +95,32 @@ def test_without_memory_it_goes_on_with_smaller_crops_and_then_without_the_gpu(p
     with pytest.warns(HsiFuseWarning, match="memory does not suffice"):
         Uafl(**(SMALL | {"steps": 2}))(problem, start, silent)
     assert tried == [96, 48, 96, 48]  # 24 would be too small: on the processor from the start again
+
+
+@pytest.mark.parametrize(
+    "off",
+    [
+        {},
+        {"reformulation": False},
+        {"aggregation": "plain"},
+        {"aggregation": "still"},
+        {"scaca": False, "scmf": False},
+    ],
+)
+def test_every_switch_gives_a_network_that_learns_and_the_same_bytes_twice(off, monkeypatch):
+    """With the gate held open, on a scene large enough for a degraded pair, so that all of it runs."""
+    monkeypatch.setattr(Comparison, "wins", True)
+    psf = gaussian_psf(2, 2.0)
+    small = observe(scene(64, 72), WAVELENGTHS, Protocol("test", 2, psf, EDGES[3]), seed=1)
+    problem = problem_of(small, seed=4)
+    start = started(problem)
+    stage = Uafl(steps=2, width=4, levels=2, groups=2, heads=2, crop_px=32, **off)
+    one, other = (stage(problem, start, silent) for _ in range(2))
+    assert one.verdict["kept"]
+    assert {"flow_gain_db", "residual_gain_db", "flow_rms_px"} <= set(one.verdict)
+    assert torch.equal(one.estimate.coefficients, other.estimate.coefficients)
+    assert bool(one.estimate.coefficients.isfinite().all())
+    assert bool(one.products["flow_px"].any()) == (off.get("aggregation") != "still")
 
 
 # --- its parts ---------------------------------------------------------------------------------------------
