@@ -47,11 +47,11 @@ class Uafl(MapOptions):
       observed again, and the scene's own degraded pair, whose truth is the HSI;
     - for f, also both data terms at full resolution.
 
-    Two gates. The flow is kept where a MAP with the guide fetched along it predicts blocks of HSI pixels,
-    hidden from training and solver, clearly better than with the guide as it lies: misregistration shrinks on
-    the degraded pair and must be judged at full scale. The residual is kept where it clearly wins on
-    held-out blocks of the degraded pair; on scenes too small for one there is none. Without either the start
-    passes through unchanged.
+    Two gates. The flow is kept where a MAP with the guide fetched along it predicts HSI pixels that were
+    hidden from training and solver clearly better than with the guide as it lies: misregistration shrinks on
+    the degraded pair and must be judged at full scale. Once it is kept, the network learns on from them too.
+    The residual is kept where it clearly wins on held-out blocks of the degraded pair; on scenes too small
+    for one there is none. Without either the start passes through unchanged.
 
     Deviations from the paper: unsupervised; A is a few whitened principal coefficients of the scene; the
     start is the previous stage's estimate, and it moves with the flow; one width at all scales; guides
@@ -66,7 +66,7 @@ class Uafl(MapOptions):
     abundances : int
         Coefficients that the network sees and gives.
     reformulation : bool
-        Off: it sees and gives the spectral bands instead, each in units of its noise.
+        Off: it sees and gives the spectral bands instead, each in units of its noise; needs their memory.
     aggregation : str
         "cfda", "plain" (deformable convolution alone) or "still" (the guide's features as they lie).
     scaca, scmf : bool
@@ -124,6 +124,9 @@ class Uafl(MapOptions):
                 told = f"stage uafl: the GPU's memory does not suffice; going on with {what}"
                 warnings.warn(told, HsiFuseWarning, stacklevel=2)
                 continue
+            except SolveError as failure:  # the start is an answer too
+                warnings.warn(f"stage uafl is left out: {failure}", HsiFuseWarning, stacklevel=2)
+                result = _passed(start, {"reason": str(failure)})
             on_step("uafl", self.steps, self.steps, 0.0)
             if problem.device == home:
                 return result
@@ -143,11 +146,7 @@ class Uafl(MapOptions):
             )
         hiding = _without(problem, blocks > 0)
         lesson = self._lesson(scene, hiding, crop_px, self.held_out, draw)
-        try:
-            network, trained = self._learn(lesson, scene.drop.shape[1], problem.seed, on_step)
-        except SolveError as failure:
-            warnings.warn(f"stage uafl is left out: {failure}", HsiFuseWarning, stacklevel=2)
-            return _passed(start, {"reason": str(failure)})
+        network, trained = self._learn(lesson, scene.drop.shape[1], problem.seed, on_step)
         verdict: dict[str, object] = {"best_step": trained.best_step, "held_out_error": trained.best_score}
 
         _, flow = scene.answer(network, scene.sight(hiding), crop_px)
