@@ -13,8 +13,11 @@ from hsi_fuse.nets.flow import warp
 from hsi_fuse.physics import blur_down, psf_padding
 from hsi_fuse.sight import Channels, Misplacer, Sight
 from hsi_fuse.solve import bonds
+from hsi_fuse.subspace import upsample
 
 CHECKED_TILES = 6
+RESIDUAL = 0.1
+"""Weight of what teaches the residual: features serve the flow first."""
 LEAST_STEP = 1e-2
 """Pixels; below, the flow's total variation is quadratic."""
 
@@ -114,9 +117,9 @@ class Lesson:
         total = self._penalty((blur_down(guide, psf, ratio) - expected) / self.level_noise, weight)
         if self.drop is not None:
             answer = self._answer(sight, residual, flow)
-            total = total + self._penalty(sight.low - blur_down(answer, psf, ratio), weight)
-            difference = (self.channels.expected(answer) - guide) / self.guide_noise
-            total = total + self._penalty(difference, sight.guide_weight)
+            difference = (self.channels.expected(answer) - guide.detach()) / self.guide_noise
+            on_both = self._penalty(sight.low - blur_down(answer, psf, ratio), weight)
+            total = total + RESIDUAL * (on_both + self._penalty(difference, sight.guide_weight))
         return total + self.weights.stiffness * self._roughness(flow, crop) if whole else total
 
     def _on_pair(self, network: nn.Module, taught: Taught) -> Tensor:
@@ -129,13 +132,20 @@ class Lesson:
         total = _mean((found - sight.guide).abs() / self.channels.spread[:, None, None], sight.guide_weight)
         if self.drop is not None:
             error = (self._answer(moved, residual, flow) - sight.truth) * self.scale
-            total = total + _mean(error.abs(), sight.truth_weight)
+            total = total + RESIDUAL * _mean(error.abs(), sight.truth_weight)
         return total
 
     def _answer(self, sight: Sight, residual: Tensor, flow: Tensor) -> Tensor:
-        """Coefficients (k, H, W): the start, fetched along the flow, and what the network adds."""
+        """Coefficients (k, H, W): the start, fetched along the flow, and what the network adds.
+
+        The flow learns nothing from it. The HSI has put the start's level right whatever the guide showed, so
+        the start as it lies always agrees with the HSI: it would tell the flow to stay at zero. For the same
+        reason the level is put right again once the start has moved.
+        """
         assert self.drop is not None
-        return warp(sight.start[None], flow)[0] + torch.tensordot(self.drop, residual[0], dims=1)
+        moved = warp(sight.start[None], flow.detach())[0]
+        level = upsample(sight.low - blur_down(moved, sight.psf, sight.ratio), sight.ratio)
+        return moved + level + torch.tensordot(self.drop, residual[0], dims=1)
 
     def _roughness(self, flow: Tensor, crop: Crop) -> Tensor:
         """Total variation of a flow (1, 2, H, W), less across the guide's edges."""
