@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hsi_fuse.aligning import Degraded, Scene
 from hsi_fuse.errors import HsiFuseWarning, SolveError
 from hsi_fuse.gate import BLOCK_PX, LEAST_BLOCKS, Comparison, hidden_blocks
 from hsi_fuse.lesson import Lesson, Taught, Weights, crops_of
@@ -18,7 +19,6 @@ from hsi_fuse.optimise import Schedule, Trained, train
 from hsi_fuse.physics import blur_down
 from hsi_fuse.problem import Estimate, OnStep, Problem, StageResult, on_device, silent
 from hsi_fuse.realign import realigned
-from hsi_fuse.aligning import Degraded, Scene
 from hsi_fuse.sense import supported
 from hsi_fuse.sight import Misplacer, reobserved
 from hsi_fuse.solve import MapOptions, anchor, reconcile, solve_map
@@ -212,7 +212,7 @@ class Uafl(MapOptions):
         )
         abundances, reference = (image.shape[1] for image in lesson.inputs)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # `torch.manual_seed` would seed GPUs too
             network = Mixed(AbundanceNetwork(abundances, reference, outputs, parts)).to(
                 lesson.sight.low.device
             )
