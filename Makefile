@@ -8,6 +8,7 @@
 #   make benchmark-full   every protocol, three seeds: hours
 #   make benchmark-batch   thirty small scenes, killed twenty times (BENCHMARK="options of benchmarks.batch")
 #   make benchmark-sabotage   is the verdict right: good and spoilt runs, about 10 minutes
+#   make benchmark-refinement   uafl over coupled on misregistered pairs (BENCHMARK="options of benchmarks.refinement")
 #   make benchmark-registration   error on displaced pairs (BENCHMARK="options of benchmarks.registration")
 #
 # A smaller download, for machines without a GPU:
@@ -21,7 +22,7 @@ BIN       := $(VENV)/bin
 READY     := $(VENV)/.ready
 SCENE     := sample_scenes/village
 
-.PHONY: help demo test check docs benchmark benchmark-sabotage benchmark-full benchmark-batch benchmark-registration clean
+.PHONY: help demo test check docs benchmark benchmark-sabotage benchmark-full benchmark-batch benchmark-refinement benchmark-registration clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -65,6 +66,9 @@ benchmark-batch: $(READY)
 
 benchmark-sabotage: $(READY)
 	$(BIN)/python -m benchmarks.sabotage $(BENCHMARK)
+
+benchmark-refinement: $(READY)
+	$(BIN)/python -m benchmarks.refinement $(BENCHMARK)
 
 benchmark-registration: $(READY)
 	$(BIN)/python -m benchmarks.registration $(BENCHMARK)

@@ -148,7 +148,7 @@ def displace(
     rows, columns = clean.shape[1:]
     ground = _Ground(_local_field(rows, columns, window, moved.local_px, field_rng), window, moved)
     inner = (slice(top, top + height), slice(left, left + width))
-    objects = _objects(clean[:, *inner].numpy(), moved.objects, object_rng)
+    objects = segments(clean[:, *inner].numpy(), moved.objects, object_rng)
     moves = _object_moves(moved, object_rng)  # (objects + 1, 2)
     labels = np.zeros((rows, columns), np.intp)
     labels[inner] = objects
@@ -192,8 +192,8 @@ def _sample(image: Array, rows_columns: Array) -> Array:
     return np.stack([map_coordinates(b, rows_columns, order=3, mode="mirror") for b in image])
 
 
-def _objects(image: NDArray[np.float32], wanted: int, rng: np.random.Generator) -> NDArray[np.intp]:
-    """Number some compact segments of an image (m, H, W) from 1 on, in random order."""
+def segments(image: NDArray[np.float32], wanted: int, rng: np.random.Generator) -> NDArray[np.intp]:
+    """Number some compact segments of an image (m, H, W) from 1 on, in random order: what may stand out."""
     objects = np.zeros(image.shape[1:], np.intp)
     if not wanted:
         return objects
@@ -201,17 +201,17 @@ def _objects(image: NDArray[np.float32], wanted: int, rng: np.random.Generator) 
     lower, upper = np.percentile(image, [1, 99], axis=(1, 2), keepdims=True)
     stretched = np.clip((image - lower) / np.maximum(upper - lower, 1e-12), 0, 1)
     smallest, largest = (share * objects.size for share in OBJECT_SHARE)
-    segments = felzenszwalb(
+    found = felzenszwalb(
         stretched.transpose(1, 2, 0), scale=0.1 * math.sqrt(objects.size), sigma=0.8, min_size=int(smallest)
     )
     compact = {}
-    for segment, area in enumerate(np.bincount(segments.ravel())):
+    for segment, area in enumerate(np.bincount(found.ravel())):
         if smallest <= area <= largest:
-            inscribed = distance_transform_edt(np.pad(segments == segment, 1)).max()
+            inscribed = distance_transform_edt(np.pad(found == segment, 1)).max()
             compact[segment] = inscribed**2 / area
     candidates = sorted(compact, key=compact.__getitem__)[-2 * wanted :]  # not the thin rims of larger things
     for number, segment in enumerate(rng.permutation(candidates)[:wanted], 1):
-        objects[segments == segment] = number
+        objects[found == segment] = number
     return objects
 
 
@@ -233,13 +233,17 @@ def _bare(image: Array, objects: Mask) -> Array:
 def _local_field(rows: int, columns: int, window: Window, rms: float, rng: np.random.Generator) -> Array:
     """A smooth random displacement (2, rows, columns) of zero mean and the given RMS length in the window."""
     top, left, height, width = window
-    reach = min(64.0, min(height, width) / 3)
-    white = rng.standard_normal((2, rows, columns))
-    # a filter of sigma gives an autocorrelation exp(-r^2 / (4 sigma^2)): 1/e at r = 2 sigma
-    field = np.stack([gaussian_filter(f, reach / 2, mode="reflect") for f in white])
+    field = smooth_field(rows, columns, min(64.0, min(height, width) / 3), rng)
     inner = field[:, top : top + height, left : left + width]
     mean = inner.mean((1, 2), keepdims=True)
     return (field - mean) * (rms / math.sqrt(((inner - mean) ** 2).sum(0).mean()))
+
+
+def smooth_field(rows: int, columns: int, reach: float, rng: np.random.Generator) -> Array:
+    """A random field (2, rows, columns); its autocorrelation is Gaussian, 1/e at `reach` pixels."""
+    white = rng.standard_normal((2, rows, columns))
+    # a filter of sigma gives an autocorrelation exp(-r^2 / (4 sigma^2)): 1/e at r = 2 sigma
+    return np.stack([gaussian_filter(f, reach / 2, mode="reflect") for f in white])
 
 
 def _limit_overlap(inside: Mask, fine_to_guide: Array, most: float) -> Mask:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -170,6 +170,20 @@ class StageResult:
     verdict: Mapping[str, object] = field(default_factory=dict)
     history: Sequence[Mapping[str, float]] = ()
     products: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+Moved = TypeVar("Moved", Problem, Estimate, Sensor)
+
+
+def on_device(value: Moved, device: torch.device) -> Moved:
+    """The same with its tensors on a device."""
+    parts: dict[str, Any] = {f.name: getattr(value, f.name) for f in fields(value)}
+    for name, part in parts.items():
+        if isinstance(part, Tensor):
+            parts[name] = part.to(device)
+        elif isinstance(part, Sensor):
+            parts[name] = on_device(part, device)
+    return replace(value, **parts)
 
 
 class Stage(Protocol):

@@ -67,6 +67,8 @@ def test_the_presets_that_the_manual_names_exist():
     assert load_preset("interpolation").stages == ()
     assert [name for name, _ in load_preset("draft").stages] == ["map"]
     assert [name for name, _ in load_preset("fast").stages] == ["coupled"]
+    for name in ("balanced", "best"):
+        assert [stage for stage, _ in load_preset(name).stages] == ["coupled", "uafl"]
 
 
 def test_sections_are_fields_of_preset():

@@ -7,6 +7,7 @@ from hsi_fuse.stages.gsa import Gsa
 from hsi_fuse.stages.hysure import Hysure
 from hsi_fuse.stages.map import Map
 from hsi_fuse.stages.sylvester import Sylvester
+from hsi_fuse.stages.uafl import Uafl
 
 STAGES: dict[str, type[Stage]] = {
     "map": Map,
@@ -15,4 +16,5 @@ STAGES: dict[str, type[Stage]] = {
     "cnmf": Cnmf,
     "hysure": Hysure,
     "sylvester": Sylvester,
+    "uafl": Uafl,
 }

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hsi_fuse.crops import Crop, Crops
 from hsi_fuse.optimise import Schedule, Trained, train
 from hsi_fuse.physics import blur_down, psf_padding
 from hsi_fuse.problem import Estimate, OnStep, Problem, StageResult, silent
@@ -23,7 +23,6 @@ LEAST_SUPPORT = 64
 """HSI pixels under the guide below which there is nothing to learn from."""
 BLOCK_PIXELS = 1 << 18
 IMITATED_PIXELS, IMITATION_RATE = 2048, 5e-3
-TILES = 16
 LOG_ILLUMINATION = 0.5
 """Largest logarithm of the illumination scale to either side."""
 
@@ -200,7 +199,7 @@ class Coupled(MapOptions):
         known = sensor.offset + sensor.srf @ subspace.mean
         ring = -(-max(psf_padding(psf.shape[0], ratio), 0) // ratio)
         side = min(self.crop_hsi_px, max(LARGEST_CROP_PX // ratio, LEAST_CROP_HSI_PX + 2 * ring))
-        crops = _Crops(usable, side, ring, ratio)
+        crops = Crops(usable, side, ring, ratio)
 
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(problem.seed)  # `torch.manual_seed` would seed GPUs too
@@ -228,7 +227,7 @@ class Coupled(MapOptions):
         # from here on errors count by how far imitation misses each coefficient at the HSI's resolution
         scale = self._metric(anchor(problem, low, _whole(network, problem)[0]).covariance.diagonal())
 
-        def misfit(crop: _Crop, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        def misfit(crop: Crop, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             """Coefficients of a crop, weighted sum of squared HSI misfits, sum of the weights."""
             pixels = guide[:, *crop.fine]
             a = network(pixels.flatten(1).T).T.reshape(-1, *pixels.shape[1:])  # (k, sc, sc)
@@ -263,50 +262,6 @@ class Coupled(MapOptions):
         ]
         schedule = Schedule(self.steps, check_every=max(min(100, self.steps // 4), 1))
         return network, train(network, groups, loss, score, schedule, on_step, "coupled")
-
-
-@dataclass(frozen=True)
-class _Crop:
-    """A window of HSI pixels, its fine pixels, and which HSI pixels see only the window (h, w)."""
-
-    coarse: tuple[slice, slice]
-    fine: tuple[slice, slice]
-    inner: Tensor
-
-
-class _Crops:
-    """Training windows that hold enough usable HSI pixels."""
-
-    def __init__(self, usable: Tensor, side: int, ring: int, ratio: int) -> None:
-        """`ring`: HSI pixels at a window's rim whose PSF reaches out of it."""
-        self.shape = usable.shape
-        self.size = (min(side, usable.shape[0]), min(side, usable.shape[1]))
-        self.ring, self.ratio, self.device = ring, ratio, usable.device
-        share = F.avg_pool2d(usable.float()[None, None], self.size, stride=1)[0, 0]
-        self.origins = torch.nonzero(share >= min(0.5, float(share.max()))).cpu()
-
-    def any(self, draw: torch.Generator) -> _Crop:
-        """A random window."""
-        i, j = self.origins[int(torch.randint(len(self.origins), (1,), generator=draw))].tolist()
-        return self._at(i, j)
-
-    def tiles(self) -> Iterator[_Crop]:
-        """At most `TILES` windows spread evenly over the scene."""
-        chosen = torch.linspace(0, len(self.origins) - 1, min(TILES, len(self.origins))).round().long()
-        for i, j in self.origins[chosen].tolist():
-            yield self._at(i, j)
-
-    def _at(self, i: int, j: int) -> _Crop:
-        s, (height, width) = self.ratio, self.size
-        inner = torch.ones(self.size, device=self.device)
-        for axis, (first, size) in enumerate(((i, height), (j, width))):
-            # at the scene's own border edges are mirrored, as in the whole image
-            if first > 0:
-                inner.narrow(axis, 0, min(self.ring, size)).zero_()
-            if first + size < self.shape[axis]:
-                inner.narrow(axis, size - min(self.ring, size), min(self.ring, size)).zero_()
-        coarse = (slice(i, i + height), slice(j, j + width))
-        return _Crop(coarse, (slice(i * s, (i + height) * s), slice(j * s, (j + width) * s)), inner)
 
 
 def _vertices(spectra: Tensor, count: int) -> Tensor:

@@ -1,0 +1,35 @@
+"""The benchmark of `uafl` over `coupled`: its table, its variants, what it refuses."""
+
+from dataclasses import replace
+
+import pytest
+
+from benchmarks.refinement import ABLATION, Score, main, table
+from hsi_fuse.stages.uafl import Uafl
+
+
+def score(scene: str, variant: str, gain: float, kept: bool) -> Score:
+    return Score(scene, "x4-rgb-mild", variant, 0, 30.0, 4.0, 30.0 + gain, 3.5, kept, 1.0, 20.0)
+
+
+def test_the_table_has_means_and_the_worst_pair():
+    found = [score("a", "full", 1.0, True), score("b", "full", -0.2, False), score("a", "none", 0.0, False)]
+    full, none = table(found).splitlines()[2:]
+    assert full == "| x4-rgb-mild | full | 2 | 1 | 30.00 / 4.00 | +0.40 | -0.500 | -0.20 | 20 |"
+    assert "| none | 1 | 0 |" in none
+
+
+def test_every_row_of_the_ablation_is_another_network():
+    made = {replace(Uafl(), **off) for off in ABLATION.values()}
+    assert len(made) == len(ABLATION)
+    assert Uafl() in made
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--scenes", "atlantis"], ["--protocols", "x5"], ["--preset", "fast"], ["--preset", "no"]]
+)
+def test_what_does_not_exist_is_refused(arguments, capsys):
+    with pytest.raises(SystemExit):
+        main(arguments)
+    told = capsys.readouterr().err
+    assert "unknown" in told or "has no stage uafl" in told
