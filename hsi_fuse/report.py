@@ -22,7 +22,9 @@ from hsi_fuse.report_words import METHODS, REGISTRATION, band_names, figure_text
 __all__ = ["Pictures", "composite", "render", "render_refusal", "take_pictures"]
 
 LARGEST_PAGE = 4_800_000
-"""Characters; pictures are compressed harder rather than that a page grows larger."""
+"""Characters."""
+HARDER = ((88, 1), (75, 1), (60, 1), (60, 2), (40, 4))
+"""JPEG quality and thinning of the views, tried in turn until a page is no larger than that."""
 
 
 def render(
@@ -67,20 +69,22 @@ def render(
         "stages": [_stage(i, stage) for i, stage in enumerate(figures["stages"])],
         "provenance": flat(plain(provenance or {})),
     }
-    for quality_of_jpeg in (88, 75, 60, 40):
-        text = page.render(**told, views=_views(pictures, wavelengths, quality_of_jpeg))
+    for quality_of_jpeg, thin in HARDER:
+        text = page.render(**told, views=_views(pictures, wavelengths, quality_of_jpeg, thin))
         if len(text) < LARGEST_PAGE:
             break
     return text
 
 
-def _views(pictures: Pictures, wavelengths_nm: Sequence[float] | None, quality: int) -> list[dict[str, Any]]:
+def _views(
+    pictures: Pictures, wavelengths_nm: Sequence[float] | None, quality: int, thin: int
+) -> list[dict[str, Any]]:
     return [
         {
             "name": v.name,
             "bands": band_names(v.bands, wavelengths_nm),
-            "before": plots.picture_uri(v.before, quality=quality),
-            "after": plots.picture_uri(v.after, quality=quality),
+            "before": plots.picture_uri(v.before[::thin, ::thin].copy(), quality=quality),
+            "after": plots.picture_uri(v.after[::thin, ::thin].copy(), quality=quality),
             "width": v.before.shape[1],
         }
         for v in pictures.views

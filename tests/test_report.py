@@ -261,3 +261,11 @@ def test_views_are_those_the_sensor_has():
     assert [len(bands) for _, bands in whole[:3]] == [3, 3, 1]
     assert len(whole) == 8
     assert [name for name, _ in views_of(9)] == ["RGB", "band 1", "band 3", "band 6", "band 9"]
+
+
+def test_pictures_give_way_where_a_page_grows_too_large(scene, quality, page, monkeypatch):
+    pictures = take_pictures(*scene, interpolate(scene[0]), WAVELENGTHS, quality.maps["sam_deg"])
+    told = {"title": NASTY, "provenance": {"preset": NASTY, "seed": 0}}
+    monkeypatch.setattr("hsi_fuse.report.LARGEST_PAGE", 0)
+    small = render(quality, pictures, **told)
+    assert len(small) < len(page) - 40_000
