@@ -41,7 +41,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--protocols", default="x4-sharp", metavar="A,B,...")
     parser.add_argument("--seeds", default="0", metavar="0,1,...")
     parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--variants", default=",".join(VARIANTS), metavar="A,B,...")
     options = parser.parse_args(arguments)
+    variants = options.variants.split(",")
+    if unknown := set(variants) - set(VARIANTS):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; choose from {', '.join(VARIANTS)}")
     torch.set_num_threads(1)
     print(HEAD)
     for scene in options.scenes.split(","):
@@ -51,9 +55,9 @@ def main(arguments: list[str] | None = None) -> int:
                 pair, preset = pair_of(job), load_preset("cucanet")
                 problem = problem_of(pair, "blind", seed, preset)
                 where: dict[str, Any] = {"mask": (pair.truth > 0).any(0), "border": problem.ratio}
-                for name, left_out in VARIANTS.items():
+                for name in variants:
                     started = time.process_time()
-                    stage = replace(Cucanet(steps=options.steps), **left_out)
+                    stage = replace(Cucanet(steps=options.steps), **VARIANTS[name])
                     result = stage(problem, interpolate(problem), silent)
                     spent = time.process_time() - started
                     spectra, abundances = (result.products[k] for k in ("endmembers", "abundances"))
