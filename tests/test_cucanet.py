@@ -6,6 +6,7 @@ import pytest
 import torch
 from synthetic import RATIO, observed, problem_of, psnr, scene
 
+from hsi_fuse.errors import PresetError
 from hsi_fuse.losses import mean_misfit, sparsity, sum_to_one
 from hsi_fuse.nets.coupled_autoencoders import CoupledAutoencoders
 from hsi_fuse.nets.sensor_layers import SensorLayers, Units, resized
@@ -205,6 +206,11 @@ def test_every_part_has_a_switch(problem, whole, switch):
     assert not torch.equal(result.estimate.coefficients, whole.estimate.coefficients)
     total = result.products["abundances"].sum(0)
     assert torch.allclose(total, torch.ones_like(total), atol=1e-4) is (switch == "clamp")
+
+
+def test_kernels_have_a_middle():
+    with pytest.raises(PresetError, match="odd"):
+        load_preset("cucanet", ["cucanet.kernels=4,3,1"])
 
 
 def test_crops_need_not_divide_the_scene(pair, problem):

@@ -139,6 +139,10 @@ class Cucanet(MapOptions):
     dimensions: int = 24
     weights: LossWeights = field(default_factory=LossWeights)
 
+    def __post_init__(self) -> None:
+        if any(side % 2 == 0 or side < 1 for side in self.kernels):
+            raise ValueError(f"kernels must have odd sides, got {self.kernels}")
+
     def __call__(self, problem: Problem, start: Estimate, on_step: OnStep) -> StageResult:
         """Train on `problem`; `start` is passed through where there is too little to learn from."""
         training = _Training.of(problem, self)
