@@ -104,7 +104,7 @@ class Units:
 def learn_sensors(
     layers: SensorLayers, hsi: Tensor, guide: Tensor, learn: Tensor, check: Tensor, steps: int
 ) -> None:
-    """Fit the layers to C Y = R X over the whole image; they stay as they were if held-out pixels say so.
+    """Fit the layers to C Y = R X over a whole image; they stay as they were if held-out pixels say so.
 
     No network is needed for it, and it is cheap: the paper trains the sensors with all else, from nothing.
 

@@ -25,6 +25,10 @@ from hsi_fuse.vca import vertices
 
 LEAST_SUPPORT = 64
 """HSI pixels under the guide below which there is nothing to learn from."""
+LEAST_CROP_HSI_PX = 4
+"""Side of the smallest training crop, without the rim whose PSF reaches out of it."""
+SENSOR_WINDOW_HSI_PX = 192
+"""Side of the window in which the sensors are learned by themselves."""
 TILE_PX = 256
 """Side of the tiles in which the whole guide is unmixed."""
 
@@ -99,7 +103,8 @@ class Cucanet(MapOptions):
     attention_cells : int
         Side of the grid to which the HSI is averaged for the spectral attention; 0: every HSI pixel.
     crop_px : int
-        Side of the training crops in fine pixels, rounded up to whole HSI pixels, at least 4; 0: the image.
+        Side of the training crops in fine pixels, rounded up to whole HSI pixels, not below
+        `LEAST_CROP_HSI_PX` of them; 0: the image.
     held_out : float
         Fraction of HSI pixels that decide when to stop; 0: the fit to all of them decides.
     clamp : bool
@@ -220,8 +225,10 @@ class _Training:
         units = Units.of(given, problem.hsi[:, usable], problem.guide[:, weight > 0])
         hsi = fill_nearest(problem.hsi, problem.hsi_weight) / units.scale
         guide = units.guide(fill_nearest(problem.guide, weight))
-        side = max(-(-options.crop_px // ratio), 4) if options.crop_px else max(h, w)
-        crops = Crops(usable, side, reach_hsi_px(psf, ratio), ratio)
+        ring = reach_hsi_px(psf, ratio)
+        least = LEAST_CROP_HSI_PX + 2 * ring
+        side = max(-(-options.crop_px // ratio), least) if options.crop_px else max(h, w)
+        crops = Crops(usable, side, ring, ratio)
 
         learn = (usable & ~asked).to(hsi)
         corners = hsi[:, learn > 0]
@@ -255,7 +262,7 @@ class _Training:
         network, layers, options = self.network, self.layers, self.options
         draw = torch.Generator().manual_seed(self.problem.seed)
         if options.warm and options.consistency and options.sensor_steps:
-            learn_sensors(layers, self.hsi, self.guide, self.learn, self.check, options.sensor_steps)
+            self._learn_sensors()
         guide = [*network.guide_blocks.parameters(), *network.guide_last.parameters()]
         slow = [*layers.parameters(), *(network.cross.parameters() if network.cross else ())]
         named = {id(p) for p in (*guide, *slow)}
@@ -275,6 +282,20 @@ class _Training:
             on_step,
             "cucanet",
             network.project,
+        )
+
+    def _learn_sensors(self) -> None:
+        """The sensors by themselves, over the whole image where it is not too large."""
+        usable = (self.learn > 0) | (self.check > 0)
+        crops = Crops(usable, SENSOR_WINDOW_HSI_PX, self.crops.ring, self.crops.ratio)
+        crop = crops.any(torch.Generator().manual_seed(self.problem.seed))
+        learn_sensors(
+            self.layers,
+            self.hsi[:, *crop.coarse],
+            self.guide[:, *crop.fine],
+            self.learn[crop.coarse] * crop.inner,
+            self.check[crop.coarse] * crop.inner,
+            self.options.sensor_steps,
         )
 
     def loss(self, crop: Crop) -> Tensor:
