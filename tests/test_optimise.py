@@ -43,7 +43,7 @@ def test_parameters_are_brought_back_after_each_step():
     seen = []
 
     def project() -> None:
-        seen.append(float(layer.weight))
+        seen.append(float(layer.weight.detach()))
         layer.weight.data.clamp_(0, 1)
 
     groups: list[dict[str, object]] = [{"params": [layer.weight], "lr": 0.5}]
@@ -51,7 +51,7 @@ def test_parameters_are_brought_back_after_each_step():
         layer,
         groups,
         lambda: (layer.weight - 3).abs().sum(),
-        lambda: float((layer.weight - 3).abs()),
+        lambda: float((layer.weight.detach() - 3).abs()),
         Schedule(20, 5, flat=1.0),
         silent,
         "test",
