@@ -26,12 +26,29 @@ class Schedule:
         Checks without a better score after which training stops.
     warm_up : float
         Fraction of the steps in which the learning rate rises; it falls along a cosine for the rest.
+    flat : float, optional
+        In place of rise and cosine: the fraction of the steps at the full rate, which then falls in a line.
     """
 
     steps: int
     check_every: int = 100
     patience: int = 6
     warm_up: float = 0.1
+    flat: float | None = None
+
+    def rates(self, optimiser: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+        """What sets the groups' learning rates, step by step."""
+        steps = max(self.steps, 2)
+        if self.flat is None:
+            largest = [group["lr"] for group in optimiser.param_groups]
+            # a rise that ends on the very first step is a division by zero in there
+            rise = self.warm_up if self.warm_up * steps != 1 else self.warm_up + 1e-6
+            return torch.optim.lr_scheduler.OneCycleLR(optimiser, largest, total_steps=steps, pct_start=rise)
+        first = self.flat * steps
+        falling = max(steps - first, 1.0)
+        return torch.optim.lr_scheduler.LambdaLR(
+            optimiser, lambda step: min(max((steps - step) / falling, 0.0), 1.0)
+        )
 
 
 @dataclass(frozen=True)
@@ -51,6 +68,7 @@ def train(
     schedule: Schedule,
     on_step: OnStep,
     what: str,
+    project: Callable[[], None] = lambda: None,
 ) -> Trained:
     """Minimise `loss` by Adam and leave `network` at its best held-out score.
 
@@ -67,6 +85,8 @@ def train(
     on_step : callable
     what : str
         Name for the progress.
+    project : callable
+        After each step brings parameters back to where they must lie.
 
     Raises
     ------
@@ -74,12 +94,7 @@ def train(
         The loss was not finite before any state was worth keeping.
     """
     optimiser = torch.optim.Adam(groups)
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser,
-        [group["lr"] for group in optimiser.param_groups],
-        total_steps=max(schedule.steps, 2),
-        pct_start=schedule.warm_up,
-    )
+    scheduler = schedule.rates(optimiser)
     best_score, best_step, best_state = float("inf"), -1, None
     history: list[dict[str, float]] = []
     for step in range(1, schedule.steps + 1):
@@ -89,6 +104,7 @@ def train(
         optimiser.zero_grad(set_to_none=True)
         value.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
+        project()
         scheduler.step()
         if step % schedule.check_every and step != schedule.steps:
             continue

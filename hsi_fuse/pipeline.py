@@ -318,13 +318,15 @@ def _rising(hsi: Raster) -> NDArray[np.intp]:
 def run_stages(
     problem: Problem, interpolation: Estimate, preset: Preset, on_step: OnStep
 ) -> tuple[Estimate, tuple[tuple[str, StageResult], ...]]:
-    """Run a preset's stages in order, each from the estimate before it."""
+    """Run a preset's stages in order, each from the estimate before it and with the sensor last learned."""
     estimate, results = interpolation, []
     for name, stage in preset.stages:
         result = stage(problem, estimate, on_step)
         if not bool(torch.isfinite(result.estimate.coefficients).all()):
             raise SolveError(f"stage {name} produced values that are not finite; please report this pair")
         estimate = result.estimate
+        if result.sensor is not None:
+            problem = replace(problem, sensor=result.sensor)
         results.append((name, result))
     return estimate, tuple(results)
 

@@ -164,12 +164,15 @@ class StageResult:
         One entry for each recorded step of a training, JSON-ready.
     products : mapping of str to Tensor
         Side products by name, e.g. `endmembers` (n, K) and `abundances` (K, H, W).
+    sensor : Sensor, optional
+        What the stage learned in place of the problem's, if it is the better one; None: the problem's stands.
     """
 
     estimate: Estimate
     verdict: Mapping[str, object] = field(default_factory=dict)
     history: Sequence[Mapping[str, float]] = ()
     products: Mapping[str, Tensor] = field(default_factory=dict)
+    sensor: Sensor | None = None
 
 
 Moved = TypeVar("Moved", Problem, Estimate, Sensor)

@@ -16,6 +16,7 @@ from hsi_fuse.subspace import fit_subspace, interpolate, problem_subspace
 
 CHEAP = {
     "coupled": {"steps": 60, "imitate": 60},
+    "cucanet": {"steps": 60, "sensor_steps": 20, "widths": (24, 24, 24), "crop_px": 32},
     "cnmf": {"updates": 60},
     "hysure": {"iterations": 60},
     "uafl": {"steps": 2, "width": 4, "levels": 2, "groups": 2, "heads": 2},

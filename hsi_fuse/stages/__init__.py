@@ -3,6 +3,7 @@
 from hsi_fuse.problem import Stage
 from hsi_fuse.stages.cnmf import Cnmf
 from hsi_fuse.stages.coupled import Coupled
+from hsi_fuse.stages.cucanet import Cucanet
 from hsi_fuse.stages.gsa import Gsa
 from hsi_fuse.stages.hysure import Hysure
 from hsi_fuse.stages.map import Map
@@ -12,6 +13,7 @@ from hsi_fuse.stages.uafl import Uafl
 STAGES: dict[str, type[Stage]] = {
     "map": Map,
     "coupled": Coupled,
+    "cucanet": Cucanet,
     "gsa": Gsa,
     "cnmf": Cnmf,
     "hysure": Hysure,

@@ -1,0 +1,76 @@
+"""CUCaNet with each of its parts left out, on registered pairs: `python -m benchmarks.cucanet_ablation`.
+
+For every scene, protocol and variant: PSNR / SAM of the network's own cube, and of what the data make of it.
+The sensors are learned blind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from benchmarks.runs import Job, pair_of, problem_of
+from hsi_fuse.metrics import psnr, sam_deg
+from hsi_fuse.preset import load_preset
+from hsi_fuse.problem import Estimate, silent
+from hsi_fuse.stages.cucanet import Cucanet
+from hsi_fuse.subspace import interpolate
+
+VARIANTS: dict[str, dict[str, bool]] = {
+    "all": {},
+    "no clamp": {"clamp": False},
+    "no SSC": {"consistency": False},
+    "no CA": {"cross_attention": False},
+    "none": {"clamp": False, "consistency": False, "cross_attention": False},
+}
+
+HEAD = (
+    f"{'scene':<14}{'protocol':<10}{'seed':>4}  {'variant':<10}{'network dB / deg':>18}{'solved':>16}  CPU s"
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print a line for each run."""
+    parser = argparse.ArgumentParser(prog="benchmarks.cucanet_ablation", description=__doc__)
+    parser.add_argument("--scenes", default="muufl,pavia_centre", metavar="A,B,...")
+    parser.add_argument("--protocols", default="x4-sharp", metavar="A,B,...")
+    parser.add_argument("--seeds", default="0", metavar="0,1,...")
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--variants", default=",".join(VARIANTS), metavar="A,B,...")
+    options = parser.parse_args(arguments)
+    variants = options.variants.split(",")
+    if unknown := set(variants) - set(VARIANTS):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; choose from {', '.join(VARIANTS)}")
+    torch.set_num_threads(1)
+    print(HEAD)
+    for scene in options.scenes.split(","):
+        for protocol in options.protocols.split(","):
+            for seed in map(int, options.seeds.split(",")):
+                job = Job(scene, protocol, "cucanet", "blind", seed)
+                pair, preset = pair_of(job), load_preset("cucanet")
+                problem = problem_of(pair, "blind", seed, preset)
+                where: dict[str, Any] = {"mask": (pair.truth > 0).any(0), "border": problem.ratio}
+                for name in variants:
+                    started = time.process_time()
+                    stage = replace(Cucanet(steps=options.steps), **VARIANTS[name])
+                    result = stage(problem, interpolate(problem), silent)
+                    spent = time.process_time() - started
+                    spectra, abundances = (result.products[k] for k in ("endmembers", "abundances"))
+                    own = Estimate(spectra, torch.zeros(len(spectra)), abundances)
+                    cubes = (e.rows(0, e.shape[1]) for e in (own, result.estimate))
+                    figures = [
+                        f"{psnr(c, pair.truth, **where):.2f} / {sam_deg(c, pair.truth, **where).mean:.2f}"
+                        for c in cubes
+                    ]
+                    line = f"{scene:<14}{protocol:<10}{seed:>4}  {name:<10}{figures[0]:>18}{figures[1]:>16}"
+                    print(f"{line}{spent:7.0f}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,175 @@
+"""The networks of stage `cucanet`: two autoencoders that unmix, and the attention between them."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hsi_fuse.nets.sensor_layers import softmax_map
+from hsi_fuse.physics import blur_down
+
+SLOPE = 0.2
+"""Of LeakyReLU below zero."""
+LAST_LAYER = 0.1
+"""By how much smaller than Kaiming's the last convolutions start where the endmembers are given."""
+SPATIAL_ATTENTION = 5
+"""Side p of the convolution that makes the spatial attention; the paper leaves it open."""
+
+
+class CrossAttention(nn.Module):
+    """What each branch of CUCaNet tells the other (section 3.3, equation 7).
+
+    The HSI's features, under a depth-wise convolution as large as the image, give one number a channel, whose
+    softmax multiplies the guide's features. The guide's features, under one convolution, give one map, whose
+    softmax, brought down by a PSF of its own, multiplies the HSI's.
+
+    Deviations: attention is scaled to a mean of 1, so that its size does not hang on the number of channels
+    and pixels (as the paper has it, 1/512 and 1/262144, the products vanish beside the originals) and
+    crops may be taken; the HSI is first averaged to at most `cells` cells a side where `cells` is given.
+
+    Parameters
+    ----------
+    channels : int
+    size : (int, int)
+        HSI pixels h, w.
+    ratio : int
+    cells : int
+        0: as many as the HSI has pixels.
+    """
+
+    def __init__(self, channels: int, size: tuple[int, int], ratio: int, cells: int) -> None:
+        super().__init__()
+        self.ratio = ratio
+        self.cells = (min(size[0], cells or size[0]), min(size[1], cells or size[1]))
+        self.spectral_filter = nn.Conv2d(channels, channels, self.cells, groups=channels)
+        half = SPATIAL_ATTENTION // 2
+        self.spatial_filter = nn.Conv2d(
+            channels, 1, SPATIAL_ATTENTION, padding=half, padding_mode="replicate"
+        )
+        self.psf_logits = nn.Parameter(torch.zeros(ratio, ratio))
+
+    def spectral(self, features: Tensor, weight: Tensor) -> Tensor:
+        """A factor for each channel, (c, 1, 1), from the HSI's features (c, h, w), all under a weight."""
+        cells = F.adaptive_avg_pool2d(features * weight, self.cells)
+        return torch.softmax(self.spectral_filter(cells[None])[0], 0) * len(features)
+
+    def spatial(self, features: Tensor) -> Tensor:
+        """A factor for each HSI pixel, (1, h, w), from the guide's features (c, H, W) above them."""
+        fine = softmax_map(self.spatial_filter(features[None])[0, 0]) * features[0].numel()
+        return blur_down(fine[None], softmax_map(self.psf_logits), self.ratio)
+
+
+class CoupledAutoencoders(nn.Module):
+    """Encoders and decoders of CUCaNet (section 3.3, figures 1 and 2), by image not batch.
+
+    An encoder is three blocks of convolution and LeakyReLU(0.2), then one 1 x 1 convolution to K abundance
+    maps, clamped to [0, 1]. Decoders are matrices with entries in [0, 1]: the endmembers as HSI and as guide
+    see them.
+
+    `CrossAttention` goes before the last convolution, beside the original features.
+
+    Deviation: convolutions see mirrored ground beyond the scene's edge, which the caller gives them
+    (`halo` pixels), not zeros.
+
+    Parameters
+    ----------
+    bands, guide_bands : int
+    size : (int, int)
+        HSI pixels h, w.
+    ratio : int
+    count : int
+        Endmembers K.
+    widths, kernels : tuple of int
+        Channels of the three blocks, and the sides of the guide encoder's convolutions (odd).
+    clamp : bool
+        Softmax in place of the clamp where False.
+    cross_attention : bool
+    cells : int
+        0: as many as the HSI has pixels.
+    """
+
+    def __init__(
+        self,
+        bands: int,
+        guide_bands: int,
+        size: tuple[int, int],
+        ratio: int,
+        count: int,
+        widths: tuple[int, ...],
+        kernels: tuple[int, ...],
+        clamp: bool,
+        cross_attention: bool,
+        cells: int,
+    ) -> None:
+        super().__init__()
+        last = widths[-1]
+        self.clamp = clamp
+        self.halo = sum(side // 2 for side in kernels)
+        self.hsi_blocks = _blocks((bands, *widths), (1,) * len(widths))
+        self.guide_blocks = _blocks((guide_bands, *widths), kernels)
+        features = 2 * last if cross_attention else last
+        self.hsi_last, self.guide_last = nn.Conv2d(features, count, 1), nn.Conv2d(features, count, 1)
+        self.endmembers = nn.Parameter(torch.empty(bands, count))
+        self.guide_endmembers = nn.Parameter(torch.empty(guide_bands, count))
+        self.cross = CrossAttention(last, size, ratio, cells) if cross_attention else None
+        for weight in (self.endmembers, self.guide_endmembers):
+            nn.init.kaiming_uniform_(weight, a=SLOPE)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, a=SLOPE)
+                assert layer.bias is not None
+                nn.init.zeros_(layer.bias)
+        self.project()
+
+    @torch.no_grad()
+    def start_at(self, endmembers: Tensor, seen: Tensor) -> None:
+        """Begin with these endmembers, (n, K) and as the guide sees them (m, K), mixed about evenly.
+
+        The last convolutions begin small around 1 / K: outside [0, 1] the clamp passes no gradient.
+        """
+        count = endmembers.shape[1]
+        self.endmembers.copy_(endmembers)
+        self.guide_endmembers.copy_(seen)
+        for last in (self.hsi_last, self.guide_last):
+            last.weight.mul_(LAST_LAYER)
+            assert last.bias is not None
+            last.bias.fill_(1 / count)
+        self.project()
+
+    @torch.no_grad()
+    def project(self) -> None:
+        """Endmembers back into [0, 1]."""
+        self.endmembers.clamp_(0, 1)
+        self.guide_endmembers.clamp_(0, 1)
+
+    def attention(self, hsi: Tensor, weight: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Features (c, h, w) of the whole HSI (n, h, w), and the spectral attention (c, 1, 1).
+
+        Pixels whose weight (h, w) is 0 do not count towards the attention.
+        """
+        features: Tensor = self.hsi_blocks(hsi[None])[0]
+        return features, None if self.cross is None else self.cross.spectral(features, weight)
+
+    def unmix_guide(self, guide: Tensor, spectral: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Abundances (K, H, W) and features (c, H, W) of a guide (m, H + 2 halo, W + 2 halo)."""
+        features: Tensor = self.guide_blocks(guide[None])[0]
+        joined = features if spectral is None else torch.cat([features, features * spectral])
+        return self._activate(self.guide_last(joined[None])[0]), features
+
+    def unmix_hsi(self, features: Tensor, guide_features: Tensor) -> Tensor:
+        """Abundances (K, h, w) from the features of both images over the same ground."""
+        if self.cross is not None:
+            features = torch.cat([features, features * self.cross.spatial(guide_features)])
+        return self._activate(self.hsi_last(features[None])[0])
+
+    def _activate(self, maps: Tensor) -> Tensor:
+        return maps.clamp(0, 1) if self.clamp else torch.softmax(maps, 0)
+
+
+def _blocks(widths: tuple[int, ...], kernels: tuple[int, ...]) -> nn.Sequential:
+    """Convolution + LeakyReLU, without padding."""
+    layers: list[nn.Module] = []
+    for before, after, side in zip(widths[:-1], widths[1:], kernels, strict=True):
+        layers += [nn.Conv2d(before, after, side), nn.LeakyReLU(SLOPE)]
+    return nn.Sequential(*layers)

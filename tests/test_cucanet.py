@@ -1,0 +1,239 @@
+"""Stage `cucanet`: the paper's networks, the sensors that it learns, its switches."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from synthetic import RATIO, observed, problem_of, psnr, scene
+
+from hsi_fuse.errors import PresetError
+from hsi_fuse.losses import mean_misfit, sparsity, sum_to_one
+from hsi_fuse.nets.coupled_autoencoders import CoupledAutoencoders
+from hsi_fuse.nets.sensor_layers import SensorLayers, Units, resized
+from hsi_fuse.physics import gaussian_psf
+from hsi_fuse.pipeline import run_stages
+from hsi_fuse.preset import Preset, load_preset
+from hsi_fuse.problem import Problem, StageResult, silent
+from hsi_fuse.stages import cucanet
+from hsi_fuse.stages.cucanet import Cucanet
+from hsi_fuse.subspace import interpolate
+
+TINY = Cucanet(steps=30, sensor_steps=20, widths=(16, 16, 16), endmembers=10, crop_px=32)
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return observed(4, truth=scene(96, 112))
+
+
+@pytest.fixture(scope="module")
+def problem(pair):
+    return problem_of(pair)
+
+
+def blurred(problem: Problem, fwhm_px: float) -> Problem:
+    """The problem with a wrong PSF."""
+    sensor = replace(problem.sensor, psf=gaussian_psf(RATIO, fwhm_px, size=len(problem.sensor.psf)))
+    return replace(problem, sensor=sensor)
+
+
+def network(count: int = 8, clamp: bool = True, cross: bool = True, cells: int = 0) -> CoupledAutoencoders:
+    torch.manual_seed(0)
+    return CoupledAutoencoders(6, 3, (5, 7), 4, count, (8, 8, 8), (5, 3, 1), clamp, cross, cells)
+
+
+def parameters(part: torch.nn.Module) -> int:
+    return sum(p.numel() for p in part.parameters())
+
+
+def test_the_paper_s_network_has_the_paper_s_shapes():
+    stage = dict(load_preset("cucanet-paper").stages)["cucanet"]
+    assert isinstance(stage, Cucanet)
+    with torch.device("meta"):  # shapes alone: CAVE at x32, 31 bands, 512 x 512
+        net = CoupledAutoencoders(
+            31,
+            3,
+            (16, 16),
+            32,
+            stage.endmembers,
+            stage.widths,
+            stage.kernels,
+            True,
+            True,
+            stage.attention_cells,
+        )
+        hsi, weight, guide = torch.rand(31, 16, 16), torch.rand(16, 16), torch.rand(3, 518, 518)
+        assert net.cross is not None
+        # n 128 + 128, 128 256 + 256, 256 512 + 512: 1 x 1 convolutions with biases
+        assert parameters(net.hsi_blocks) == 4096 + 33024 + 131584
+        # 5 x 5 and 3 x 3 before the last 1 x 1
+        assert parameters(net.guide_blocks) == 9728 + 295168 + 131584
+        # features and attended features, 1024 in all, to 100 materials
+        assert parameters(net.hsi_last) == parameters(net.guide_last) == 102500
+        # 512 filters of 16 x 16; 5 x 5 over 512 channels; a PSF of 32 x 32
+        assert parameters(net.cross) == 131584 + 12801 + 1024
+        assert net.endmembers.shape == (31, 100)
+        assert net.guide_endmembers.shape == (3, 100)
+        features, spectral = net.attention(hsi, weight)
+        fine, seen = net.unmix_guide(guide, spectral)
+        coarse = net.unmix_hsi(features, seen)
+        assert seen.shape == (512, 512, 512)
+        assert fine.shape == (100, 512, 512)
+        assert coarse.shape == (100, 16, 16)
+        (fine.sum() + coarse.sum()).backward()
+        assert all(p.grad is not None for name, p in net.named_parameters() if "endmembers" not in name)
+
+
+def test_the_paper_s_preset_trains_on_the_whole_image_from_random_weights(problem):
+    paper = dict(load_preset("cucanet-paper").stages)["cucanet"]
+    assert isinstance(paper, Cucanet)
+    assert (paper.crop_px, paper.held_out, paper.warm, paper.disjoint, paper.solve) == (
+        0,
+        0,
+        False,
+        True,
+        False,
+    )
+    assert paper.steps * (paper.flat or 0) == 2000  # of 10000 epochs, before the rate falls
+    small = replace(paper, steps=3, widths=(8, 8, 8), endmembers=40)  # more than HSI bands
+    result = small(problem, interpolate(problem), silent)
+    assert result.products["endmembers"].shape == (problem.hsi.shape[0], 40)
+    assert result.estimate.shape == (problem.hsi.shape[0], *problem.guide.shape[1:])
+
+
+def test_a_crop_with_its_halo_is_unmixed_as_the_whole():
+    net = network()
+    hsi, guide = torch.rand(6, 5, 7), torch.rand(3, 20 + 6, 28 + 6)
+    spectral = net.attention(hsi, torch.ones(5, 7))[1]
+    whole, part = net.unmix_guide(guide, spectral)[0], net.unmix_guide(guide[:, 4:18, 8:30], spectral)[0]
+    assert part.shape == (8, 8, 16)
+    assert torch.allclose(part, whole[:, 4:12, 8:24], atol=1e-5)
+
+
+def test_tiles_leave_no_seams(problem, monkeypatch):
+    stage = replace(TINY, steps=5, kernels=(3, 3, 1), solve=False)
+    whole = stage(problem, interpolate(problem), silent).products["abundances"]
+    monkeypatch.setattr(cucanet, "TILE_PX", 37)
+    tiled = stage(problem, interpolate(problem), silent).products["abundances"]
+    assert tiled.shape == whole.shape
+    assert torch.allclose(tiled, whole, atol=1e-5)
+
+
+def test_attention_tells_each_branch_of_the_other():
+    hsi, guide = torch.rand(6, 5, 7), torch.rand(3, 26, 34)
+    for cross in (True, False):
+        net = network(cross=cross)
+        fine, coarse = [], []
+        for a, b in ((hsi, guide), (hsi.flip(0), guide), (hsi, guide.flip(1))):
+            features, spectral = net.attention(a, torch.ones(5, 7))
+            maps, seen = net.unmix_guide(b, spectral)
+            fine.append(maps)
+            coarse.append(net.unmix_hsi(features, seen))
+        assert torch.equal(fine[0], fine[1]) is not cross
+        assert torch.equal(coarse[0], coarse[2]) is not cross
+
+
+def test_attention_has_a_mean_of_one_and_sees_no_pixel_without_weight():
+    net = network(cells=3).requires_grad_(False)
+    assert net.cross is not None
+    weight = torch.ones(5, 7)
+    weight[2:, 3:] = 0
+    spoilt = torch.rand(8, 5, 7)
+    other = torch.where(weight > 0, spoilt, 9.0)
+    assert torch.equal(net.cross.spectral(spoilt, weight), net.cross.spectral(other, weight))
+    assert float(net.cross.spectral(spoilt, weight).mean()) == pytest.approx(1, rel=1e-5)
+    assert float(net.cross.spatial(torch.rand(8, 20, 28)).mean()) == pytest.approx(1, rel=1e-4)
+
+
+def test_a_wrong_psf_is_mended_and_the_sensor_handed_on(problem):
+    wrong = blurred(problem, 1.5)
+    result = replace(TINY, sensor_steps=150)(wrong, interpolate(wrong), silent)
+    assert result.sensor is not None
+    assert result.verdict["sensor_kept"] is True
+    true, given, learned = (p.sensor.psf for p in (problem, wrong, result))  # type: ignore[union-attr]
+    assert float((learned - true).abs().sum()) < 0.5 * float((given - true).abs().sum())
+    assert result.sensor.psf_fwhm == pytest.approx(problem.sensor.psf_fwhm, rel=0.15)
+
+
+def test_a_right_sensor_stands(problem):
+    result = TINY(problem, interpolate(problem), silent)
+    assert result.sensor is None
+    assert result.verdict["sensor_kept"] is False
+
+
+def test_the_next_stage_gets_the_sensor_that_was_learned(problem):
+    learned = blurred(problem, 3.0).sensor
+    seen = []
+
+    def learner(p, start, on_step):
+        return StageResult(start, sensor=learned)
+
+    def witness(p, start, on_step):
+        seen.append(p.sensor)
+        return StageResult(start)
+
+    preset = Preset("test", stages=(("a", learner), ("b", witness), ("c", witness)))
+    run_stages(problem, interpolate(problem), preset, silent)
+    assert seen == [learned, learned]
+
+
+def test_units_and_layers_give_the_sensor_back(problem):
+    sensor = replace(problem.sensor, srf=30 * problem.sensor.srf, offset=problem.sensor.offset + 5)
+    units = Units.of(sensor, problem.hsi.flatten(1), 30 * problem.guide.flatten(1) + 5)
+    found = units.sensor(SensorLayers(sensor.srf, sensor.psf, RATIO), sensor)
+    assert torch.allclose(found.srf, sensor.srf, atol=1e-4)
+    assert torch.allclose(found.offset, sensor.offset)
+    assert float((found.psf - sensor.psf).abs().sum()) < 0.02  # but for the floor it starts from
+
+
+def test_a_psf_is_widened_or_cut_about_its_centre():
+    psf = gaussian_psf(4, 3.0, size=8)
+    assert torch.allclose(resized(psf, 12)[2:-2, 2:-2], psf)
+    assert resized(psf, 4).shape == (4, 4)
+    assert float(resized(psf, 4).sum()) == pytest.approx(1)
+
+
+@pytest.fixture(scope="module")
+def whole(problem):
+    return replace(TINY, steps=10)(problem, interpolate(problem), silent)
+
+
+@pytest.mark.parametrize("switch", ["clamp", "consistency", "cross_attention", "warm", "solve"])
+def test_every_part_has_a_switch(problem, whole, switch):
+    stage = replace(TINY, steps=10, **{switch: False})
+    result = stage(problem, interpolate(problem), silent)
+    assert bool(result.estimate.coefficients.isfinite().all())
+    assert not torch.equal(result.estimate.coefficients, whole.estimate.coefficients)
+    total = result.products["abundances"].sum(0)
+    assert torch.allclose(total, torch.ones_like(total), atol=1e-4) is (switch == "clamp")
+
+
+def test_kernels_have_a_middle():
+    with pytest.raises(PresetError, match="odd"):
+        load_preset("cucanet", ["cucanet.kernels=4,3,1"])
+
+
+def test_crops_need_not_divide_the_scene(pair, problem):
+    stage = replace(TINY, steps=30, crop_px=25)  # 7 HSI pixels of 24 x 28
+    found = stage(problem, interpolate(problem), silent).estimate
+    plain = interpolate(problem)
+    quality = [psnr(e.rows(0, 96), pair.truth) for e in (found, plain)]
+    assert quality[0] > quality[1] + 0.5
+
+
+def test_endmembers_stay_between_zero_and_the_brightest_pixel(problem):
+    spectra = TINY(problem, interpolate(problem), silent).products["endmembers"]
+    assert float(spectra.min()) >= 0
+    assert float(spectra.max()) <= float(problem.hsi.max()) * (1 + 1e-6)
+
+
+def test_losses_are_means_over_valid_pixels():
+    a, weight = torch.rand(5, 8, 9), (torch.rand(8, 9) > 0.3).float()
+    for loss in (lambda a, w: mean_misfit(a, a**2, w), sum_to_one, sparsity):
+        twice = loss(torch.cat([a, a], 2), torch.cat([weight, weight], 1))
+        assert float(twice) == pytest.approx(float(loss(a, weight)), rel=1e-5)
+        assert float(loss(torch.where(weight > 0, a, 7.0), weight)) == pytest.approx(float(loss(a, weight)))
+        assert float(loss(a, 0 * weight)) == 0
+    assert float(sparsity(torch.full((5, 8, 9), 0.01), weight)) == pytest.approx(0, abs=1e-6)
+    assert float(sparsity(torch.full((5, 8, 9), 0.2), weight)) > 0.05
+    assert float(sum_to_one(torch.full((5, 8, 9), 0.2), weight)) == pytest.approx(0, abs=1e-6)

@@ -1,0 +1,62 @@
+"""The training loop."""
+
+import pytest
+import torch
+from torch import nn
+
+from hsi_fuse.optimise import Schedule, train
+from hsi_fuse.problem import silent
+
+
+def rates(schedule: Schedule) -> list[float]:
+    optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler, found = schedule.rates(optimiser), []
+    for _ in range(schedule.steps):
+        found.append(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        scheduler.step()
+    return found
+
+
+def test_a_flat_schedule_falls_in_a_line_after_its_flat_part():
+    found = rates(Schedule(100, flat=0.2))
+    assert found[:20] == [1.0] * 20
+    assert found[60] == pytest.approx(0.5)
+    assert found[-1] == pytest.approx(1 / 80)
+
+
+def test_the_usual_schedule_rises_and_falls():
+    found = rates(Schedule(100, warm_up=0.1))
+    assert max(found) == pytest.approx(1.0)
+    assert found.index(max(found)) in (8, 9, 10)
+    assert found[0] < 0.1
+    assert found[-1] < 0.01
+
+
+@pytest.mark.parametrize("steps", [1, 2, 10, 11])
+def test_few_steps_have_rates_too(steps):
+    assert all(0 < rate <= 1 for rate in rates(Schedule(steps)))
+
+
+def test_parameters_are_brought_back_after_each_step():
+    layer = nn.Linear(1, 1, bias=False)
+    seen = []
+
+    def project() -> None:
+        seen.append(float(layer.weight.detach()))
+        layer.weight.data.clamp_(0, 1)
+
+    groups: list[dict[str, object]] = [{"params": [layer.weight], "lr": 0.5}]
+    train(
+        layer,
+        groups,
+        lambda: (layer.weight - 3).abs().sum(),
+        lambda: float((layer.weight.detach() - 3).abs()),
+        Schedule(20, 5, flat=1.0),
+        silent,
+        "test",
+        project,
+    )
+    assert len(seen) == 20
+    assert max(seen) > 1
+    assert float(layer.weight) == 1
