@@ -236,7 +236,7 @@ class _Training:
         start = (given.srf, psf) if options.warm else (torch.ones_like(given.srf), torch.ones_like(psf))
         layers = SensorLayers(*start, ratio).to(problem.device)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(problem.seed)
+            torch.default_generator.manual_seed(problem.seed)  # `torch.manual_seed` would seed GPUs too
             network = CoupledAutoencoders(
                 n,
                 len(guide),
