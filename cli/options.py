@@ -204,6 +204,14 @@ parts = stacked(
         help="The same for REF; such as SCL_20m.jp2:3,8-10 for the clouds of Sentinel-2.",
     ),
 )
+extent = click.option(
+    "--extent",
+    type=click.Choice(["hsi", "guide", "union"]),
+    default="hsi",
+    show_default=True,
+    help="Whose ground the product covers. Outside HSI, spectra are inferred from REF's colours; *_kind.tif "
+    "tells where.",
+)
 displacement = click.option(
     "--displacement",
     type=PATH,
@@ -221,6 +229,7 @@ machine = stacked(
 settings = stacked(
     form,
     products,
+    extent,
     click.option(
         "--nodata", type=float, help="Value that marks no data in the output.  [default: the HSI's]"
     ),

@@ -14,10 +14,11 @@ from affine import Affine
 from numpy.typing import NDArray
 
 from hsi_fuse.align import Alignment, window_of
-from hsi_fuse.assess import Quality, assess
+from hsi_fuse.assess import Quality, assess, plain
 from hsi_fuse.confidence import refined, rejected
 from hsi_fuse.detectors import align_detectors
 from hsi_fuse.errors import AlignmentError, PresetError, SolveError
+from hsi_fuse.extent import EXTENTS, Extended, Rows, carry_on
 from hsi_fuse.follow import as_followed, follow
 from hsi_fuse.frame import Frame
 from hsi_fuse.grid import Grid
@@ -60,6 +61,8 @@ class FusionResult:
         The input.
     provenance : mapping
         Everything needed to repeat the run, and its timings.
+    extended : Extended or None
+        The product over another footprint than the HSI's.
     """
 
     problem: Problem
@@ -73,6 +76,12 @@ class FusionResult:
     grid: Grid
     hsi: Raster
     provenance: Mapping[str, Any]
+    extended: Extended | None = None
+
+    @property
+    def product(self) -> Rows:
+        """What is asked for: over the HSI's footprint, or carried on over another."""
+        return self if self.extended is None else self.extended
 
     @cached_property
     def frame(self) -> Frame:
@@ -107,6 +116,7 @@ def fuse(
     scale: int | None = None,
     known: KnownSensor | None = None,
     displacement: str | Path | None = None,
+    extent: str = "hsi",
     uncertainty: bool = False,
     device: str = "auto",
     seed: int = 0,
@@ -126,6 +136,8 @@ def fuse(
         What of the sensors need not be learned (`known.SensorWords.known`).
     displacement : path, optional
         A displacement file (see `mapping_files`) to follow instead of searching the mapping.
+    extent : "hsi", "guide" or "union"
+        Whose footprint the product has: see `extend.extend`.
     uncertainty : bool
         Whether to calibrate standard deviations too; costs about as much as the stages.
     device : str
@@ -142,7 +154,11 @@ def fuse(
         See `align`.
     ReadError
         Of the displacement file.
+    PresetError
+        Unknown device or extent.
     """
+    if extent not in EXTENTS:
+        raise PresetError(f"unknown extent {extent!r}; choose from {', '.join(EXTENTS)}")
     clock = Clock()
     where = choose_device(device)
     preset = preset if isinstance(preset, Preset) else load_preset(preset)
@@ -158,6 +174,10 @@ def fuse(
         interpolation = interpolate(problem)
         with clock("stages"):
             estimate, results = run_stages(problem, interpolation, preset, on_step)
+        carried = None
+        if extent != "hsi":
+            with clock("extent"):
+                carried = carry_on(extent, planned.target, problem, estimate, alignment, guide)
         solvers = _solvers(preset)
         with clock("uncertainty"):
             spread = calibrate(problem, estimate, solvers["product"]) if uncertainty else None
@@ -180,7 +200,7 @@ def fuse(
             )
             on_step("assess", 1, 1, 0.0)
     provenance = provenance_of(preset, displacement, seed, where, clock)
-    return FusionResult(
+    result = FusionResult(
         problem,
         estimate,
         interpolation,
@@ -192,6 +212,15 @@ def fuse(
         planned.target,
         hsi,
         provenance,
+    )
+    if carried is None:
+        return result
+    footprint, extension = carried
+    figures = {**quality.figures, "extent": plain({"of": extent, **extension.figures})}
+    return replace(
+        result,
+        quality=replace(quality, figures=figures),
+        extended=Extended(result, extension, footprint, hsi),
     )
 
 
@@ -303,6 +332,7 @@ def align(
         found.after * scale,
         float(error),
         figures,
+        tuple(found.responses),
     )
     return problem, alignment
 
