@@ -212,6 +212,12 @@ extent = click.option(
     help="Whose ground the product covers. Outside HSI, spectra are inferred from REF's colours; *_kind.tif "
     "tells where.",
 )
+unaligned = click.option(
+    "--unaligned",
+    is_flag=True,
+    help="Register nothing, where a REF of the same ground is refused: HSI is sharpened by no more than its "
+    "texture (preset fresco), and REF is made hyperspectral by its colours, as *_guide.tif.",
+)
 displacement = click.option(
     "--displacement",
     type=PATH,
@@ -230,6 +236,7 @@ settings = stacked(
     form,
     products,
     extent,
+    unaligned,
     click.option(
         "--nodata", type=float, help="Value that marks no data in the output.  [default: the HSI's]"
     ),

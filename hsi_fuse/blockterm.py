@@ -55,8 +55,8 @@ class BlockTermOptions:
     edge_floor: float = 1e-3
     sum_to_one: float = 1e-3
     energy: float = 0.1
-    anchor: float = 0.1
-    iterations: int = 100
+    anchor: float = 0.01
+    iterations: int = 80
     tolerance: float = 1e-5
 
 

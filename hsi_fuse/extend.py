@@ -147,7 +147,7 @@ def extend(
     shown = known & (problem.guide_weight > 0)
     rest = inside - predicted(model, problem.guide)
     canvas = _Canvas(guide_weight.shape, origin, problem.guide_weight.shape)
-    coefficients, doubt = predicted(model, guide), _doubt(model, guide)
+    coefficients, doubt = predicted(model, guide), doubts(model, guide)
     anywhere = canvas.paste(torch.zeros_like(guide_weight, dtype=torch.bool), shown)
     beyond = _faded(canvas.paste(torch.zeros_like(coefficients), rest), anywhere, ratio)
     coefficients = coefficients + beyond
@@ -178,7 +178,8 @@ def predicted(model: ColourModel, guide: Tensor) -> Tensor:
     return torch.cat(parts, 1).reshape(-1, *guide.shape[1:])
 
 
-def _doubt(model: ColourModel, guide: Tensor) -> Tensor:
+def doubts(model: ColourModel, guide: Tensor) -> Tensor:
+    """How far the colours of an image (m, H, W) lie from those that were taught: (H, W), 0 to 1."""
     parts = [model.doubt(part) for part in torch.split(guide.flatten(1), BLOCK_PIXELS, dim=1)]
     return torch.cat(parts).reshape(guide.shape[1:])
 

@@ -45,6 +45,8 @@ class RunSettings:
         Which of `write.ON_REQUEST` to write too.
     extent : "hsi", "guide" or "union"
         Whose ground the product covers.
+    unaligned : bool
+        Register nothing.
     compact_dtype : "float32" or "int16"
         How the compact product keeps its coefficients.
     driver : "GTiff", "ENVI" or "COG"
@@ -70,6 +72,7 @@ class RunSettings:
     sensors: SensorWords = field(default_factory=SensorWords)
     products: tuple[str, ...] = ()
     extent: str = "hsi"
+    unaligned: bool = False
     compact_dtype: CompactDtype = "float32"
     driver: Driver = "GTiff"
     creation_options: tuple[tuple[str, str], ...] = ()
@@ -97,6 +100,7 @@ class RunSettings:
             "sensors": {key: value and str(value) for key, value in asdict(self.sensors).items()},
             "products": list(self.products),
             "extent": self.extent,
+            "unaligned": self.unaligned,
             "compact_dtype": self.compact_dtype,
             "driver": self.driver,
             "creation_options": dict(self.creation_options),
@@ -166,6 +170,7 @@ def run_scene(job: Job, on_step: OnStep = silent) -> list[Path]:
             known=how.sensors.known(image, guide.bands),
             displacement=job.displacement,
             extent=how.extent,
+            unaligned=how.unaligned,
             uncertainty="uncertainty" in how.products,
             device=how.device,
             seed=how.seed,

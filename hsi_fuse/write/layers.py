@@ -70,6 +70,18 @@ def write_uncertainty(job: Job, paths: Paths) -> None:
     write_cube(paths[0], product.sigma_rows, product.grid, job.result.hsi, encoding=encoding)
 
 
+def lacks_guide(result: FusionResult) -> str | None:
+    """A registered reference is part of the product: see `extent`."""
+    return "the pair is registered" if result.over_guide is None else None
+
+
+def write_guide(job: Job, paths: Paths) -> None:
+    """The reference made hyperspectral on its own grid, stored as the product is."""
+    made = job.result.over_guide
+    assert made is not None
+    write_cube(paths[0], made.rows, made.grid, job.result.hsi, encoding=job.encoding)
+
+
 def lacks_kind(result: FusionResult) -> str | None:
     """Over the HSI's own footprint `support` tells the same."""
     return "the product has the HSI's footprint" if result.extended is None else None

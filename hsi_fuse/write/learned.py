@@ -67,6 +67,11 @@ def write_psf(job: Job, paths: Paths) -> None:
     paths[0].write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def lacks_mapping(result: FusionResult) -> str | None:
+    """There is none where nothing was registered."""
+    return None if result.over_guide is None else "nothing was registered"
+
+
 def write_mapping(job: Job, paths: Paths) -> None:
     """Tie points and displacement."""
     result = job.result

@@ -40,6 +40,17 @@ PRODUCTS = (
         (GEOJSON, GEOTIFF),
         "tie points; displacement of the reference",
         always=True,
+        lacks=learned.lacks_mapping,
+    ),
+    Product(
+        "guide",
+        ("_guide.tif",),
+        layers.write_guide,
+        (GEOTIFF,),
+        "the reference made hyperspectral on its own grid, of pairs that are not registered",
+        always=True,
+        rare=True,
+        lacks=layers.lacks_guide,
     ),
     Product(
         "kind",
