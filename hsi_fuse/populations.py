@@ -64,9 +64,10 @@ def guess_responses(
 ) -> Guessed:
     """Responses (m, n) by which the HSI's pixels become a population like the guide's.
 
-    Nominal ones where both images' wavelengths are known; else those that guides of so many bands usually
-    have, whichever order of bands fits better; else freely matched flat-topped ones. Nominal responses keep
-    gain 1 where the medians say that both images are in one unit, and take the medians' ratio where not.
+    Nominal ones where the wavelengths and widths of both images' bands are known; else those that guides of
+    so many bands usually have, or that their wavelengths suggest, whichever fits better; else freely matched
+    flat-topped ones. Nominal responses keep gain 1 where the medians say that both images are in one unit,
+    and take the ratio of the medians where not.
 
     Parameters
     ----------
@@ -107,9 +108,12 @@ def _nominal(
     if given is not None or wavelengths_nm is None:
         return
     named = _named(wavelengths_nm, guide_nm, guide_fwhm_nm)
-    for edges in (named,) if named else LAYOUTS.get(bands, ()):
+    kinds = [("named", named)] if named else []
+    if guide_fwhm_nm is None:  # a name without a width may mean anything: the usual ones compete
+        kinds += [("usual", edges) for edges in LAYOUTS.get(bands, ())]
+    for kind, edges in kinds:
         with suppress(ReadError):  # the HSI does not see that far
-            yield "named" if named else "usual", srf_rows(wavelengths_nm, edges)
+            yield kind, srf_rows(wavelengths_nm, edges)
 
 
 def _named(

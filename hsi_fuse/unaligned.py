@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from dataclasses import dataclass, replace
 
@@ -27,6 +28,7 @@ from hsi_fuse.unregistered import Unmixed
 
 ALIKE_DEG = 1.0
 """Angle of two endmembers' colours below which the guide cannot tell them apart."""
+SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*(?:-|–|to)\s*(\d+(?:\.\d+)?)\s*nm")
 SAME_SIZE = 0.02
 LEAST_PIXELS = 64
 
@@ -126,8 +128,7 @@ def problem_unaligned(
         values[:, weight > 0],
         seen[:, inside > 0],
         axis,
-        image.wavelengths_nm,
-        image.fwhm_nm,
+        *_bands(image),
         planned.known.srf,
     )
     how = {
@@ -171,6 +172,15 @@ def problem_unaligned(
         found={"unaligned": True, "probability": None},
     )
     return problem, alignment, grid
+
+
+def _bands(image: Raster) -> tuple[NDArray[np.float64] | None, NDArray[np.float64] | None]:
+    """Wavelengths and widths of a guide's bands (nm), also where their names tell: "450-520 nm"."""
+    spans = [SPAN.search(name) for name in image.band_names]
+    if not spans or None in spans:
+        return image.wavelengths_nm, image.fwhm_nm
+    lower, upper = np.array([[float(s[1]), float(s[2])] for s in spans if s]).T
+    return (lower + upper) / 2, upper - lower
 
 
 def _fine_guide(guide: Guide, planned: Plan) -> tuple[Raster, Grid]:

@@ -60,6 +60,13 @@ def test_bands_that_are_named_are_taken_at_their_word(spectra: Tensor) -> None:
     assert torch.allclose(found.srf, srf_rows(WAVELENGTHS, edges))
 
 
+def test_a_wavelength_without_a_width_gives_way_to_what_fits_better(spectra: Tensor) -> None:
+    """Such as the upper edges of the bands, which some files name."""
+    found = guess_responses(spectra, colours(RGB), WAVELENGTHS, np.array([520.0, 600.0, 690.0]))
+    assert found.kind == "usual"
+    assert torch.allclose(found.srf, srf_rows(WAVELENGTHS, RGB))
+
+
 def test_another_unit_is_scaled_by_the_medians(spectra: Tensor) -> None:
     found = guess_responses(spectra, colours(RGB, 255.0), WAVELENGTHS)
     assert found.srf.sum(1).numpy() == pytest.approx(np.full(3, 255.0), rel=0.15)
