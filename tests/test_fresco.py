@@ -163,6 +163,16 @@ def test_patches_are_turned_and_mirrored_but_not_stretched() -> None:
     assert float(angles.max() - angles.min()) > math.pi / 2
 
 
+def test_no_grid_of_hsi_pixels_is_left_in_the_detail() -> None:
+    draw = torch.Generator().manual_seed(0)
+    maps, detail = torch.rand(2, 9, 11, generator=draw), torch.randn(2, 36, 44, generator=draw)
+    grid = torch.randn(4, 4, generator=draw).repeat(9, 11)
+    spoilt = detail + grid * (0.5 + 2 * maps).repeat_interleave(4, 1).repeat_interleave(4, 2)
+    clean = detail - fresco._grid_pattern(detail, maps, 4)
+    assert torch.allclose(spoilt - fresco._grid_pattern(spoilt, maps, 4), clean, atol=1e-4)
+    assert float((clean - detail).square().mean()) < 0.1
+
+
 def test_the_held_out_part_is_a_quarter_and_whole(problem: Problem) -> None:
     valid: Tensor = problem.guide_weight > 0
     held, taught = fresco._split(valid, RATIO)
