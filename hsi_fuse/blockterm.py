@@ -236,9 +236,9 @@ def _common(maps: Tensor, weight: Tensor, options: BlockTermOptions) -> tuple[Te
     """Gradient and Lipschitz constant of low rank and sum-to-one."""
     o = options
     slope = o.sum_to_one * (weight * (maps.sum(0) - 1)).expand_as(maps)
-    values, vectors = torch.linalg.eigh(_square(maps))  # (K, r), (K, r, r)
+    values, vectors = torch.linalg.eigh(_square(maps).double())  # (K, r), (K, r, r)
     power = (values.clamp_min(0) + o.rank_floor) ** (o.schatten / 2 - 1)
-    flat = (vectors * power[:, None, :]) @ vectors.mT  # (S S' + tau I)^(p/2 - 1)
+    flat = ((vectors * power[:, None, :]) @ vectors.mT).to(maps)  # (S S' + tau I)^(p/2 - 1)
     ranked = flat @ maps if maps.shape[1] <= maps.shape[2] else maps @ flat
     # the slope of s (s^2 + tau)^(p/2 - 1) is largest at s = 0
     steepest = o.low_rank * o.schatten * o.rank_floor ** (o.schatten / 2 - 1)
@@ -247,8 +247,8 @@ def _common(maps: Tensor, weight: Tensor, options: BlockTermOptions) -> tuple[Te
 
 def _schatten(maps: Tensor, options: BlockTermOptions) -> Tensor:
     """tr (S S' + tau I)^(p/2) of each of the maps (K, H, W), on the shorter side, summed."""
-    values = torch.linalg.eigvalsh(_square(maps)).clamp_min(0)
-    return ((values + options.rank_floor) ** (options.schatten / 2)).sum()
+    values = torch.linalg.eigvalsh(_square(maps).double()).clamp_min(0)  # in single it may not converge
+    return ((values + options.rank_floor) ** (options.schatten / 2)).sum().to(maps)
 
 
 def _square(maps: Tensor) -> Tensor:
@@ -268,4 +268,4 @@ def _outer(image: Tensor, maps: Tensor) -> Tensor:
 
 def _largest(matrix: Tensor) -> float:
     """The largest eigenvalue of a symmetric matrix."""
-    return float(torch.linalg.eigvalsh(matrix)[-1])
+    return float(torch.linalg.eigvalsh(matrix.double())[-1])
