@@ -219,7 +219,9 @@ def on_device(value: Moved, device: torch.device) -> Moved:
     for name, part in parts.items():
         if isinstance(part, Tensor):
             parts[name] = part.to(device)
-        elif isinstance(part, Sensor | NativeGuide):
+        elif isinstance(part, Sensor):
+            parts[name] = on_device(part, device)
+        elif isinstance(part, NativeGuide):
             parts[name] = on_device(part, device)
     return replace(value, **parts)
 

@@ -89,9 +89,9 @@ class Fresco:
         verdict: dict[str, object] = {"kept": kept, "best_step": trained.best_step, **gate}
         if not kept:
             verdict["reason"] = "on a part of the reference held out it does no better than interpolation"
-            return StageResult(start, verdict, trained.history, products, unmixed)
+            return StageResult(start, verdict, trained.history, products, unmixed=unmixed)
         found = self._fill(problem, start, unmixed, sharpen, open_to)
-        return StageResult(found, verdict, trained.history, products, unmixed)
+        return StageResult(found, verdict, trained.history, products, unmixed=unmixed)
 
     def _fill(
         self, problem: Problem, start: Estimate, unmixed: Unmixed, sharpen: _Sharpener, open_to: Tensor
