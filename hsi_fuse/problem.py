@@ -219,9 +219,9 @@ def on_device(value: Moved, device: torch.device) -> Moved:
     for name, part in parts.items():
         if isinstance(part, Tensor):
             parts[name] = part.to(device)
-        elif isinstance(part, Sensor):
+        if isinstance(part, Sensor):
             parts[name] = on_device(part, device)
-        elif isinstance(part, NativeGuide):
+        if isinstance(part, NativeGuide):
             parts[name] = on_device(part, device)
     return replace(value, **parts)
 
