@@ -74,7 +74,14 @@ class Fresco:
 
     def __call__(self, problem: Problem, start: Estimate, on_step: OnStep) -> StageResult:
         """Fill what `start` has without a guide."""
+        result = self._refined(problem, start, on_step)
+        on_step("fresco", self.steps, self.steps, 0.0)
+        return result
+
+    def _refined(self, problem: Problem, start: Estimate, on_step: OnStep) -> StageResult:
         open_to = _beyond(problem.guide_weight, problem.ratio)
+        if problem.native is None and not bool((problem.guide_weight > 0).any()):
+            return StageResult(start, {"kept": False, "reason": "there is no reference to learn from"})
         if float(open_to.mean()) < LEAST_CHANGED:
             return StageResult(start, {"kept": False, "reason": "the reference covers all of the scene"})
         unmixed = unmix_problem(problem, self.unmix, on_step)
