@@ -204,6 +204,20 @@ parts = stacked(
         help="The same for REF; such as SCL_20m.jp2:3,8-10 for the clouds of Sentinel-2.",
     ),
 )
+extent = click.option(
+    "--extent",
+    type=click.Choice(["hsi", "guide", "union"]),
+    default="hsi",
+    show_default=True,
+    help="Whose ground the product covers. Outside HSI, spectra are inferred from REF's colours; *_kind.tif "
+    "tells where.",
+)
+unaligned = click.option(
+    "--unaligned",
+    is_flag=True,
+    help="Register nothing, where a REF of the same ground is refused: HSI is sharpened by no more than its "
+    "texture (preset fresco), and REF is made hyperspectral by its colours, as *_guide.tif.",
+)
 displacement = click.option(
     "--displacement",
     type=PATH,
@@ -221,6 +235,8 @@ machine = stacked(
 settings = stacked(
     form,
     products,
+    extent,
+    unaligned,
     click.option(
         "--nodata", type=float, help="Value that marks no data in the output.  [default: the HSI's]"
     ),

@@ -19,6 +19,7 @@ Examples:
   hsi-fuse run scene.hdr camera.tif --scale 4 --preset draft -o sharp.tif --overwrite
   hsi-fuse run scene.tif camera.tif -f envi -o sharp.img --set coupled.steps=1000
   hsi-fuse run scene.hdr camera.tif --displacement camera_registered_displacement.tif
+  hsi-fuse run scene.hdr camera.tif --extent guide -o all_of_the_camera.tif
   hsi-fuse run scene.hdr camera.tif --dry-run
 
 Exit codes: see `hsi-fuse --help`.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -48,6 +48,8 @@ class Alignment:
         Residual error in refined-HSI pixels: RMS over held-out tie points, or the fit's own standard error.
     found : mapping
         Figures of the search and the fit; JSON-ready.
+    responses : sequence of callables
+        What makes each guide band linear (`response.Response`); empty where all are used as they are.
     """
 
     hsi_to_guide: Affine
@@ -59,6 +61,7 @@ class Alignment:
     ties_after: Array
     error_px: float
     found: Mapping[str, object] = field(default_factory=dict)
+    responses: Sequence[Callable[[NDArray[np.float32]], NDArray[np.float32]]] = ()
 
     @property
     def local_px(self) -> NDArray[np.float32] | None:

@@ -80,6 +80,8 @@ class Displaced:
         On the fine grid: 0 the ground, else the object's number; a greater number hides a smaller one.
     occluded : ndarray (H, W), bool
         Fine pixels that an object hides in the guide.
+    guide_to_fine : ndarray (2, H, W)
+        Where each guide pixel's ground, without objects, lies on the fine grid.
     """
 
     guide: Tensor
@@ -87,6 +89,7 @@ class Displaced:
     fine_to_guide: Array
     objects: NDArray[np.intp]
     occluded: Mask
+    guide_to_fine: Array
 
 
 class _Ground:
@@ -160,7 +163,7 @@ def displace(
 
     fine = centres(height, width)
     fine_to_guide = ground.forward(fine) + moves[objects].transpose(2, 0, 1)
-    source = ground.backward(fine)  # each guide pixel's place on the ground
+    source = guide_to_fine = ground.backward(fine)  # each guide pixel's place on the ground
     y, x = ground.rows_columns(source)
     inside = (y >= 0) & (y <= rows - 1) & (x >= 0) & (x <= columns - 1)
     inside = _limit_overlap(inside, fine_to_guide, moved.max_overlap)
@@ -179,6 +182,7 @@ def displace(
         fine_to_guide,
         objects,
         occluded,
+        guide_to_fine,
     )
 
 

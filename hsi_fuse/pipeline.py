@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,10 +14,11 @@ from affine import Affine
 from numpy.typing import NDArray
 
 from hsi_fuse.align import Alignment, window_of
-from hsi_fuse.assess import Quality, assess
+from hsi_fuse.assess import Quality, assess, plain
 from hsi_fuse.confidence import refined, rejected
 from hsi_fuse.detectors import align_detectors
 from hsi_fuse.errors import AlignmentError, PresetError, SolveError
+from hsi_fuse.extent import EXTENTS, Extended, Rows, carry_on
 from hsi_fuse.follow import as_followed, follow
 from hsi_fuse.frame import Frame
 from hsi_fuse.grid import Grid
@@ -35,7 +36,9 @@ from hsi_fuse.registration import registration_figures
 from hsi_fuse.sense import Sensing
 from hsi_fuse.stages import STAGES
 from hsi_fuse.subspace import estimate_noise, interpolate
+from hsi_fuse.unaligned import GuideProduct, problem_unaligned
 from hsi_fuse.uncertainty import Uncertainty, calibrate
+from hsi_fuse.unregistered import unmix_problem
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,10 @@ class FusionResult:
         The input.
     provenance : mapping
         Everything needed to repeat the run, and its timings.
+    extended : Extended or None
+        The product over another footprint than the HSI's.
+    over_guide : GuideProduct or None
+        The guide made hyperspectral on its own grid, of a pair that was not registered.
     """
 
     problem: Problem
@@ -73,6 +80,13 @@ class FusionResult:
     grid: Grid
     hsi: Raster
     provenance: Mapping[str, Any]
+    extended: Extended | None = None
+    over_guide: GuideProduct | None = None
+
+    @property
+    def product(self) -> Rows:
+        """What is asked for: over the HSI's footprint, or carried on over another."""
+        return self if self.extended is None else self.extended
 
     @cached_property
     def frame(self) -> Frame:
@@ -107,6 +121,8 @@ def fuse(
     scale: int | None = None,
     known: KnownSensor | None = None,
     displacement: str | Path | None = None,
+    extent: str = "hsi",
+    unaligned: bool = False,
     uncertainty: bool = False,
     device: str = "auto",
     seed: int = 0,
@@ -126,6 +142,11 @@ def fuse(
         What of the sensors need not be learned (`known.SensorWords.known`).
     displacement : path, optional
         A displacement file (see `mapping_files`) to follow instead of searching the mapping.
+    extent : "hsi", "guide" or "union"
+        Whose footprint the product has: see `extend.extend`.
+    unaligned : bool
+        Register nothing: the HSI is sharpened without the guide's places, and the guide made hyperspectral on
+        its own grid (`FusionResult.over_guide`).
     uncertainty : bool
         Whether to calibrate standard deviations too; costs about as much as the stages.
     device : str
@@ -142,7 +163,16 @@ def fuse(
         See `align`.
     ReadError
         Of the displacement file.
+    PresetError
+        Unknown device or extent.
     """
+    if extent not in EXTENTS:
+        raise PresetError(f"unknown extent {extent!r}; choose from {', '.join(EXTENTS)}")
+    if unaligned and (extent != "hsi" or displacement is not None):
+        raise PresetError(
+            "unaligned: either footprint has a product of its own and no mapping is used; give neither an "
+            "extent nor a displacement with it"
+        )
     clock = Clock()
     where = choose_device(device)
     preset = preset if isinstance(preset, Preset) else load_preset(preset)
@@ -150,14 +180,22 @@ def fuse(
         planned = plan(hsi, guide, scale, known)
         with clock("align"):
             hsi, apart = align_detectors(hsi)
-            problem, alignment = align_or_follow(
-                hsi, guide, planned, preset, displacement, seed, where, on_step
-            )
+            if unaligned:
+                problem, alignment, guide_grid = problem_unaligned(hsi, guide, planned, seed, where)
+            else:
+                problem, alignment = align_or_follow(
+                    hsi, guide, planned, preset, displacement, seed, where, on_step
+                )
             if apart is not None:
                 alignment = replace(alignment, found={**alignment.found, **apart.figures()})
         interpolation = interpolate(problem)
         with clock("stages"):
             estimate, results = run_stages(problem, interpolation, preset, on_step)
+        over_guide = _over_guide(problem, results, guide_grid, hsi, on_step) if unaligned else None
+        carried = None
+        if extent != "hsi":
+            with clock("extent"):
+                carried = carry_on(extent, planned.target, problem, estimate, alignment, guide)
         solvers = _solvers(preset)
         with clock("uncertainty"):
             spread = calibrate(problem, estimate, solvers["product"]) if uncertainty else None
@@ -180,7 +218,7 @@ def fuse(
             )
             on_step("assess", 1, 1, 0.0)
     provenance = provenance_of(preset, displacement, seed, where, clock)
-    return FusionResult(
+    result = FusionResult(
         problem,
         estimate,
         interpolation,
@@ -192,6 +230,19 @@ def fuse(
         planned.target,
         hsi,
         provenance,
+        over_guide=over_guide,
+    )
+    if over_guide is not None:
+        figures = plain({"refused_pct": 100 * over_guide.refused, **over_guide.unmixed.figures})
+        return replace(result, quality=replace(quality, figures={**quality.figures, "guide": figures}))
+    if carried is None:
+        return result
+    footprint, extension = carried
+    figures = {**quality.figures, "extent": plain({"of": extent, **extension.figures})}
+    return replace(
+        result,
+        quality=replace(quality, figures=figures),
+        extended=Extended(result, extension, footprint, hsi),
     )
 
 
@@ -303,6 +354,7 @@ def align(
         found.after * scale,
         float(error),
         figures,
+        tuple(found.responses),
     )
     return problem, alignment
 
@@ -329,6 +381,22 @@ def run_stages(
             problem = replace(problem, sensor=result.sensor)
         results.append((name, result))
     return estimate, tuple(results)
+
+
+def _over_guide(
+    problem: Problem,
+    results: Sequence[tuple[str, StageResult]],
+    grid: Grid,
+    hsi: Raster,
+    on_step: OnStep,
+) -> GuideProduct:
+    """The native guide's product, of a stage that unmixed it or unmixed here."""
+    assert problem.native is not None
+    found = [result.unmixed for _, result in results if result.unmixed is not None]
+    unmixed = found[-1] if found else unmix_problem(problem, on_step=on_step)
+    product = GuideProduct.of(unmixed, (problem.native.weight > 0).cpu().numpy(), grid, hsi)
+    product.warn()
+    return product
 
 
 def _solvers(preset: Preset) -> dict[str, Any]:

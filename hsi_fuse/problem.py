@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,8 +13,37 @@ from hsi_fuse.errors import SolveError
 from hsi_fuse.physics import blur_down
 from hsi_fuse.sensor import Sensor
 
+if TYPE_CHECKING:
+    from hsi_fuse.unregistered import Unmixed
+
 OnStep = Callable[[str, int, int, float], None]
 """Progress callback: (what, step, of how many, loss or score)."""
+
+
+@dataclass(frozen=True)
+class NativeGuide:
+    """The guide where it has no place on the target grid: on its own, in pixels of the target's size.
+
+    Attributes
+    ----------
+    values : Tensor (m, H, W)
+        As the sensor's SRF and offset give it.
+    weight : Tensor (H, W)
+        0 (no data) to 1.
+    """
+
+    values: Tensor
+    weight: Tensor
+
+    def degraded(self, psf: Tensor, ratio: int) -> tuple[Tensor, Tensor]:
+        """Seen through the PSF at the HSI's pixel size: (m, h, w), and its weight (h, w).
+
+        The weight is 0 where any of the PSF sees no data.
+        """
+        height, width = (size // ratio * ratio for size in self.weight.shape)
+        weight = self.weight[:height, :width]
+        low = blur_down(self.values[:, :height, :width], psf, ratio)
+        return low, (blur_down((weight > 0).to(low)[None], psf, ratio)[0] > 0.99).to(low)
 
 
 @dataclass(frozen=True)
@@ -39,6 +68,8 @@ class Problem:
     seed : int
     position_error : float
         RMS error of the guide's position against the HSI, in HSI pixels.
+    native : NativeGuide, optional
+        The guide of a pair that is not registered; `guide_weight` is then 0 everywhere.
     """
 
     hsi: Tensor
@@ -50,6 +81,7 @@ class Problem:
     guide_noise: Tensor
     seed: int = 0
     position_error: float = 0.0
+    native: NativeGuide | None = None
 
     def __post_init__(self) -> None:
         n, h, w = self.hsi.shape
@@ -166,6 +198,8 @@ class StageResult:
         Side products by name, e.g. `endmembers` (n, K) and `abundances` (K, H, W).
     sensor : Sensor, optional
         What the stage learned in place of the problem's, if it is the better one; None: the problem's stands.
+    unmixed : Unmixed, optional
+        The native guide made hyperspectral, of a stage that did so.
     """
 
     estimate: Estimate
@@ -173,9 +207,10 @@ class StageResult:
     history: Sequence[Mapping[str, float]] = ()
     products: Mapping[str, Tensor] = field(default_factory=dict)
     sensor: Sensor | None = None
+    unmixed: Unmixed | None = None
 
 
-Moved = TypeVar("Moved", Problem, Estimate, Sensor)
+Moved = TypeVar("Moved", Problem, Estimate, Sensor, NativeGuide)
 
 
 def on_device(value: Moved, device: torch.device) -> Moved:
@@ -184,7 +219,9 @@ def on_device(value: Moved, device: torch.device) -> Moved:
     for name, part in parts.items():
         if isinstance(part, Tensor):
             parts[name] = part.to(device)
-        elif isinstance(part, Sensor):
+        if isinstance(part, Sensor):
+            parts[name] = on_device(part, device)
+        if isinstance(part, NativeGuide):
             parts[name] = on_device(part, device)
     return replace(value, **parts)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hsi_fuse.physics import blur_down, gaussian_psf
-from hsi_fuse.problem import Cube, Problem
+from hsi_fuse.problem import Cube, NativeGuide, Problem
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,9 @@ def reduce_problem(problem: Problem, factor: int) -> Reduced:
         guide_noise=torch.hypot(own, inherited),
         seed=problem.seed,
         position_error=problem.position_error / factor,
+        native=None
+        if problem.native is None
+        else NativeGuide(*problem.native.degraded(sensor.psf, problem.ratio)),
     )
     return Reduced(degraded, truth, weight > 0, factor)
 

@@ -43,6 +43,10 @@ class RunSettings:
         What need not be learned of the sensors.
     products : tuple of str
         Which of `write.ON_REQUEST` to write too.
+    extent : "hsi", "guide" or "union"
+        Whose ground the product covers.
+    unaligned : bool
+        Register nothing.
     compact_dtype : "float32" or "int16"
         How the compact product keeps its coefficients.
     driver : "GTiff", "ENVI" or "COG"
@@ -67,6 +71,8 @@ class RunSettings:
     wavelengths: Path | None = None
     sensors: SensorWords = field(default_factory=SensorWords)
     products: tuple[str, ...] = ()
+    extent: str = "hsi"
+    unaligned: bool = False
     compact_dtype: CompactDtype = "float32"
     driver: Driver = "GTiff"
     creation_options: tuple[tuple[str, str], ...] = ()
@@ -93,6 +99,8 @@ class RunSettings:
             "wavelengths": None if self.wavelengths is None else str(self.wavelengths),
             "sensors": {key: value and str(value) for key, value in asdict(self.sensors).items()},
             "products": list(self.products),
+            "extent": self.extent,
+            "unaligned": self.unaligned,
             "compact_dtype": self.compact_dtype,
             "driver": self.driver,
             "creation_options": dict(self.creation_options),
@@ -161,6 +169,8 @@ def run_scene(job: Job, on_step: OnStep = silent) -> list[Path]:
             scale=how.scale,
             known=how.sensors.known(image, guide.bands),
             displacement=job.displacement,
+            extent=how.extent,
+            unaligned=how.unaligned,
             uncertainty="uncertainty" in how.products,
             device=how.device,
             seed=how.seed,

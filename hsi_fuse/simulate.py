@@ -30,9 +30,11 @@ __all__ = [
     "RGB",
     "VARIANTS",
     "Edges",
+    "GuideTruth",
     "ObservedPair",
     "Protocol",
     "find_protocol",
+    "guide_truth",
     "observe",
     "srf_rows",
 ]
@@ -142,6 +144,10 @@ VARIANTS: dict[str, tuple[Misregistration, Look]] = {
 """How an unregistered guide may differ, by name."""
 
 
+PARTIAL = Misregistration(shift_share=(0.25, -0.1), degrees=85.0, max_overlap=0.7, georeferenced=False)
+"""Two images of one area, either of which shows what the other does not."""
+
+
 def _gaussian(ratio: int, fwhm_px: float) -> Tensor:
     """A Gaussian PSF, as many fine pixels wide as the published kernels: 9 x 9 at ratio 4, 17 x 17 at 8.
 
@@ -175,16 +181,19 @@ def _protocols() -> dict[str, Protocol]:
             Protocol("x3-ali", 3, _gaussian(3, 3.0), ALI, math.inf, math.inf),
         )
     }
+    sides = replace(registered["x4-ms4"], snr_hsi_db=math.inf, snr_guide_db=math.inf)
+    partial = replace(sides, name="fresco", misregistration=PARTIAL)
     displaced = (
         replace(registered[base], name=f"{base}-{variant}", misregistration=moved, look=look)
         for base in DISPLACED
         for variant, (moved, look) in VARIANTS.items()
     )
-    return registered | {p.name: p for p in displaced}
+    return registered | {partial.name: partial} | {p.name: p for p in displaced}
 
 
 PROTOCOLS = _protocols()
-"""The protocols by name; those of `DISPLACED` also as `<name>-<variant>` for every one of `VARIANTS`."""
+"""The protocols by name: the registered ones, `fresco` with its partial overlap, and `DISPLACED` as
+`<name>-<variant>` for every one of `VARIANTS`."""
 
 
 def find_protocol(name: str) -> Protocol:
@@ -197,7 +206,7 @@ def find_protocol(name: str) -> Protocol:
     """
     if name in PROTOCOLS:
         return PROTOCOLS[name]
-    registered = [n for n, p in PROTOCOLS.items() if p.misregistration is None]
+    registered = [n for n in PROTOCOLS if n == "fresco" or PROTOCOLS[n].misregistration is None]
     raise PresetError(
         f"unknown protocol {name!r}; choose from {', '.join(registered)}, or one of {', '.join(DISPLACED)} "
         f"with an ending: -{', -'.join(VARIANTS)}"
@@ -234,8 +243,7 @@ def observe(
     s, moved = protocol.ratio, protocol.misregistration
     top, left, height, width = window_of(protocol, cube.shape[1:])
     window = cube[:, top : top + height, left : left + width].contiguous()
-    streams = np.random.SeedSequence(seed).spawn(6)
-    hsi_rng, guide_rng, field_rng, object_rng, look_rng, claim_rng = map(np.random.default_rng, streams)
+    hsi_rng, guide_rng, field_rng, object_rng, look_rng, claim_rng = _streams(seed)
 
     srf = protocol.srf(wavelengths_nm)
     hsi, hsi_noise = _add_noise(blur_down(window, protocol.psf, s), protocol.snr_hsi_db, hsi_rng)
@@ -256,6 +264,46 @@ def observe(
         occluded=seen.occluded,
         changed=changed,
     )
+
+
+@dataclass(frozen=True)
+class GuideTruth:
+    """What an imaging spectrometer of the guide's pixels would have seen in its place.
+
+    Attributes
+    ----------
+    cube : Tensor (n, H, W)
+        On the guide's grid, 0..1 as `ObservedPair.truth`; 0 where the guide is not valid.
+    within : Tensor (H, W), bool
+        Guide pixels whose ground the HSI shows too.
+    """
+
+    cube: Tensor
+    within: Tensor
+
+
+def guide_truth(
+    truth: Tensor, wavelengths_nm: NDArray[np.float64], protocol: Protocol, seed: int = 0
+) -> GuideTruth:
+    """The truth as the guide of `observe` with the same arguments sees it."""
+    cube = truth.float().clamp(min=0)
+    cube = cube / cube.max()
+    clean = mix_bands(cube, protocol.srf(wavelengths_nm))
+    window = window_of(protocol, cube.shape[1:])
+    _, _, field_rng, object_rng, _, _ = _streams(seed)
+    # the guide's bands come first: objects are found in them
+    seen = displace(
+        torch.cat([clean, cube]), window, protocol.misregistration or Misregistration(), field_rng, object_rng
+    )
+    columns, rows = seen.guide_to_fine
+    height, width = window[2:]
+    within = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+    return GuideTruth(seen.guide[len(clean) :], torch.from_numpy(within) & seen.valid)
+
+
+def _streams(seed: int) -> list[np.random.Generator]:
+    """Random numbers of HSI noise, guide noise, local field, objects, looks and the claimed place."""
+    return [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(6)]
 
 
 def window_of(protocol: Protocol, shape: Sequence[int]) -> Window:
@@ -292,7 +340,8 @@ def _in_place(guide: Tensor) -> Displaced:
     height, width = guide.shape[1:]
     valid = torch.ones(height, width, dtype=torch.bool)
     nothing = np.zeros((height, width), bool)
-    return Displaced(guide, valid, centres(height, width), nothing.astype(np.intp), nothing)
+    places = centres(height, width)
+    return Displaced(guide, valid, places, nothing.astype(np.intp), nothing, places)
 
 
 def _diagonal(length: float, rng: np.random.Generator) -> tuple[float, float]:

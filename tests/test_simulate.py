@@ -9,7 +9,15 @@ from hsi_fuse.displace import shown_at
 from hsi_fuse.errors import GridError, PresetError, ReadError
 from hsi_fuse.look import Look
 from hsi_fuse.physics import blur_down, mix_bands
-from hsi_fuse.simulate import PROTOCOLS, VARIANTS, Protocol, find_protocol, observe, srf_rows
+from hsi_fuse.simulate import (
+    PROTOCOLS,
+    VARIANTS,
+    Protocol,
+    find_protocol,
+    guide_truth,
+    observe,
+    srf_rows,
+)
 
 WAVELENGTHS = np.linspace(400, 900, 26)
 
@@ -28,7 +36,7 @@ def test_registered_and_displaced_variants_of_every_protocol_exist():
     )
     rotated = {"rotated85", "rotated180", "rotated263"}
     assert set(VARIANTS) == {"mild", "strong", "off10", "contrast", "parallax"} | rotated
-    assert set(PROTOCOLS) == registered | {f"{p}-{v}" for p in displaced for v in VARIANTS}
+    assert set(PROTOCOLS) == registered | {"fresco"} | {f"{p}-{v}" for p in displaced for v in VARIANTS}
     assert {p for p in PROTOCOLS if PROTOCOLS[p].misregistration is None} == registered
 
 
@@ -185,6 +193,28 @@ def globally(moved, height: int, width: int):
     row = moved.scale * (u * math.sin(angle) + v * math.cos(angle)) + height / 2
     shift = np.add(moved.shift_px, np.multiply(moved.shift_share, (width, height)))
     return np.stack([column, row]) + shift[:, None, None]
+
+
+@pytest.mark.parametrize("name", ["fresco", "x4-sharp-strong"])
+def test_truth_on_the_guides_grid_is_what_the_guide_saw(name: str):
+    pair = observe(smooth_cube(), WAVELENGTHS, PROTOCOLS[name], seed=4)
+    there = guide_truth(smooth_cube(), WAVELENGTHS, PROTOCOLS[name], seed=4)
+    assert torch.allclose(mix_bands(there.cube, pair.sensor.srf), pair.guide, atol=2e-5)
+    shown = shown_well(pair)
+    found = look_up(there.cube.numpy(), pair.fine_to_guide)
+    assert np.abs(found - pair.truth.numpy())[:, shown].max() < 3e-4
+    # as much of the guide lies within the HSI's footprint as of that in the guide, but for local stretching
+    seen, _ = shown_at(pair.guide_valid.numpy(), pair.fine_to_guide)
+    assert float(there.within.sum()) == pytest.approx(float(seen.sum()), rel=0.08)
+    assert bool((pair.guide_valid & ~there.within).any())
+
+
+def test_partial_overlap_is_as_large_as_the_protocol_says():
+    pair = observe(smooth_cube(), WAVELENGTHS, PROTOCOLS["fresco"])
+    seen, _ = shown_at(pair.guide_valid.numpy(), pair.fine_to_guide)
+    assert 0.55 < seen.mean() <= 0.7
+    assert not pair.hsi_noise.any()
+    assert not pair.guide_noise.any()
 
 
 def test_georeferencing_is_right_wrong_or_missing_as_the_variant_says():

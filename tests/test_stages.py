@@ -7,17 +7,20 @@ import pytest
 import torch
 from synthetic import EDGES, RATIO, WAVELENGTHS, observed, problem_of, psnr, scene
 
+from hsi_fuse.blockterm import BlockTermOptions
 from hsi_fuse.physics import gaussian_psf
 from hsi_fuse.problem import Estimate, Problem, Stage, silent
 from hsi_fuse.simulate import Protocol, observe
 from hsi_fuse.stages import STAGES
 from hsi_fuse.stages.map import Map, around_interpolation, around_unmixing, mean_estimate, within
 from hsi_fuse.subspace import fit_subspace, interpolate, problem_subspace
+from hsi_fuse.unregistered import UnmixOptions
 
 CHEAP = {
     "coupled": {"steps": 60, "imitate": 60},
     "cucanet": {"steps": 60, "sensor_steps": 20, "widths": (24, 24, 24), "crop_px": 32},
     "cnmf": {"updates": 60},
+    "fresco": {"steps": 2, "width": 4, "unmix": UnmixOptions(4, 1, terms=BlockTermOptions(iterations=2))},
     "hysure": {"iterations": 60},
     "uafl": {"steps": 2, "width": 4, "levels": 2, "groups": 2, "heads": 2},
 }
@@ -37,7 +40,7 @@ def pairs():
     return {m: observed(m, truth=scene(96, 112)) for m in (1, 3, 4, 9)}
 
 
-REFINING = ("uafl",)
+REFINING = ("uafl", "fresco")
 """Stages that improve another's estimate, and may pass it through: they start from `map`'s here."""
 
 
@@ -127,7 +130,8 @@ def test_a_guide_over_half_the_scene_helps_there_and_harms_nowhere(stage, pairs)
     assert psnr(found, pair.truth, outside) > psnr(plain, pair.truth, outside) - 0.2
     far = torch.zeros_like(outside)
     far[:, -40:] = True  # well outside it is interpolation, but for how much noise the subspace keeps
-    assert psnr(found, plain, far) > 35
+    if not isinstance(stage, STAGES["fresco"]):  # which is for what lies there
+        assert psnr(found, plain, far) > 35
 
 
 def test_without_any_guide_it_is_interpolation(stage, pairs):

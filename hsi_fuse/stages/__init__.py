@@ -4,6 +4,7 @@ from hsi_fuse.problem import Stage
 from hsi_fuse.stages.cnmf import Cnmf
 from hsi_fuse.stages.coupled import Coupled
 from hsi_fuse.stages.cucanet import Cucanet
+from hsi_fuse.stages.fresco import Fresco
 from hsi_fuse.stages.gsa import Gsa
 from hsi_fuse.stages.hysure import Hysure
 from hsi_fuse.stages.map import Map
@@ -14,6 +15,7 @@ STAGES: dict[str, type[Stage]] = {
     "map": Map,
     "coupled": Coupled,
     "cucanet": Cucanet,
+    "fresco": Fresco,
     "gsa": Gsa,
     "cnmf": Cnmf,
     "hysure": Hysure,

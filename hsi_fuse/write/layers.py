@@ -32,6 +32,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hsi_fuse.extend import Kind
 from hsi_fuse.physics import blur_down
 from hsi_fuse.pipeline import FusionResult
 from hsi_fuse.problem import Problem
@@ -64,9 +65,34 @@ def lacks_uncertainty(result: FusionResult) -> str | None:
 
 def write_uncertainty(job: Job, paths: Paths) -> None:
     """A standard deviation for each value of the product, float32."""
-    result = job.result
+    product = job.result.product
     encoding = Encoding("float32", nodata=float("nan"))
-    write_cube(paths[0], result.sigma_rows, result.grid, result.hsi, encoding=encoding)
+    write_cube(paths[0], product.sigma_rows, product.grid, job.result.hsi, encoding=encoding)
+
+
+def lacks_guide(result: FusionResult) -> str | None:
+    """A registered reference is part of the product: see `extent`."""
+    return "the pair is registered" if result.over_guide is None else None
+
+
+def write_guide(job: Job, paths: Paths) -> None:
+    """The reference made hyperspectral on its own grid, stored as the product is."""
+    made = job.result.over_guide
+    assert made is not None
+    write_cube(paths[0], made.rows, made.grid, job.result.hsi, encoding=job.encoding)
+
+
+def lacks_kind(result: FusionResult) -> str | None:
+    """Over the HSI's own footprint `support` tells the same."""
+    return "the product has the HSI's footprint" if result.extended is None else None
+
+
+def write_kind(job: Job, paths: Paths) -> None:
+    """What stands behind each pixel of a product over more than the HSI: `extend.Kind`, one byte."""
+    carried = job.result.extended
+    assert carried is not None
+    names = "; ".join(f"{kind.value} {kind.name.lower()}" for kind in Kind)
+    write_image(paths[0], carried.kind[None], carried.grid, descriptions=(names,))
 
 
 def write_confidence(job: Job, paths: Paths) -> None:

@@ -67,6 +67,11 @@ def write_psf(job: Job, paths: Paths) -> None:
     paths[0].write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def lacks_mapping(result: FusionResult) -> str | None:
+    """There is none where nothing was registered."""
+    return None if result.over_guide is None else "nothing was registered"
+
+
 def write_mapping(job: Job, paths: Paths) -> None:
     """Tie points and displacement."""
     result = job.result
@@ -78,11 +83,14 @@ def write_quicklook(job: Job, paths: Paths) -> None:
     """An 8-bit RGB of the product."""
     result = job.result
     bands = rgb_bands(result.problem.hsi.shape[0], good_wavelengths(result))
-    valid = result.frame.valid_rows(0, result.grid.height)
-    values = view(result.estimate, bands)
+    valid, estimate = result.frame.valid_rows(0, result.grid.height), result.estimate
+    if result.extended is not None:
+        valid, estimate = result.extended.valid, result.extended.extension.estimate
+    values = view(estimate, bands)
     image = composite(values, stretch_limits(values, valid), valid)  # (H, W, 3)
     names = ("red", "green", "blue")
-    write_image(paths[0], image.transpose(2, 0, 1), result.grid, valid=valid, descriptions=names)
+    grid = result.product.grid
+    write_image(paths[0], image.transpose(2, 0, 1), grid, valid=valid, descriptions=names)
 
 
 def good_wavelengths(result: FusionResult) -> list[float] | None:

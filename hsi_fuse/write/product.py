@@ -71,6 +71,8 @@ class Product:
         In a STAC item.
     always : bool
         Whether every run that has it writes it, asked or not.
+    rare : bool
+        Whether only runs of a special kind have it.
     lacks : callable (FusionResult) -> str or None
         Why there can be none of a result.
     """
@@ -82,6 +84,7 @@ class Product:
     title: str
     roles: tuple[str, ...] = ("data",)
     always: bool = False
+    rare: bool = False
     lacks: Callable[[FusionResult], str | None] = nothing
 
     def paths(self, output: Path) -> tuple[Path, ...]:

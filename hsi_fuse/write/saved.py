@@ -151,8 +151,8 @@ def save(
         place = folder / output.name
         summary = write_cube(
             place,
-            result.rows,
-            result.grid,
+            result.product.rows,
+            result.product.grid,
             result.hsi,
             driver=driver,
             encoding=encoding,

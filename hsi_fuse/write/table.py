@@ -40,6 +40,27 @@ PRODUCTS = (
         (GEOJSON, GEOTIFF),
         "tie points; displacement of the reference",
         always=True,
+        lacks=learned.lacks_mapping,
+    ),
+    Product(
+        "guide",
+        ("_guide.tif",),
+        layers.write_guide,
+        (GEOTIFF,),
+        "the reference made hyperspectral on its own grid, of pairs that are not registered",
+        always=True,
+        rare=True,
+        lacks=layers.lacks_guide,
+    ),
+    Product(
+        "kind",
+        ("_kind.tif",),
+        layers.write_kind,
+        (GEOTIFF,),
+        "what stands behind each pixel, of products over more than the image's ground",
+        always=True,
+        rare=True,
+        lacks=layers.lacks_kind,
     ),
     Product(
         "uncertainty",
@@ -88,7 +109,7 @@ PRODUCTS = (
 
 ALWAYS = tuple(product for product in PRODUCTS if product.always)
 ON_REQUEST = {product.name: product for product in PRODUCTS if not product.always}
-SIDE_PRODUCTS = tuple(ending for product in ALWAYS for ending in product.endings)
+SIDE_PRODUCTS = tuple(ending for product in ALWAYS if not product.rare for ending in product.endings)
 """Endings of the files that stand beside every raster."""
 
 ENDINGS = tuple(ending for product in PRODUCTS for ending in product.endings)
