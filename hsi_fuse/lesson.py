@@ -1,4 +1,4 @@
-"""What stage `uafl` learns from: the scene through both operators, and pairs misplaced on purpose."""
+"""What an aligning network learns from: the scene through both operators, and pairs misplaced on purpose."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ LEAST_STEP = 1e-2
 
 @dataclass(frozen=True)
 class Weights:
-    """How the parts of the loss are weighed; see `Uafl`."""
+    """How the parts of the loss are weighed; see `Refining`."""
 
     stiffness: float
     robust: float
     misplaced: float
     edge: float
+    endpoint: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -122,14 +123,24 @@ class Lesson:
             total = total + RESIDUAL * (on_both + self._penalty(difference, sight.guide_weight))
         return total + self.weights.stiffness * self._roughness(flow, crop) if whole else total
 
-    def _on_pair(self, network: nn.Module, taught: Taught) -> Tensor:
-        """Whether guide and start were brought back from where they had been misplaced."""
+    def misplace(self, taught: Taught) -> tuple[Sight, Sight, Tensor]:
+        """A crop of a pair as it is, under a misplaced guide, and the flow (2, H, W) that misplaced it."""
         crop = taught.crops.any(self.draw)
         sight = taught.sight.crop(crop)
-        moved = sight.misplaced(taught.misplacer(taught.misplacer.labels[crop.fine], sight.guide))
+        applied = taught.misplacer(taught.misplacer.labels[crop.fine], sight.guide)
+        return sight, sight.misplaced(applied), applied
+
+    def _on_pair(self, network: nn.Module, taught: Taught) -> Tensor:
+        """Whether guide and start were brought back from where they had been misplaced."""
+        sight, moved, applied = self.misplace(taught)
         residual, flow = network(*self.channels(moved))
         found = warp(moved.guide[None], flow)[0]
         total = _mean((found - sight.guide).abs() / self.channels.spread[:, None, None], sight.guide_weight)
+        if self.weights.endpoint:
+            # found at q + flow(q), which had come from q + flow(q) + applied(q + flow(q)): from q, if right
+            off = flow[0] + warp(applied[None], flow)[0]
+            length = (off.square().sum(0, keepdim=True) + LEAST_STEP**2).sqrt()
+            total = total + self.weights.endpoint * _mean(length, sight.guide_weight)
         if self.drop is not None:
             error = (self._answer(moved, residual, flow) - sight.truth) * self.scale
             total = total + RESIDUAL * _mean(error.abs(), sight.truth_weight)

@@ -23,6 +23,7 @@ CHEAP = {
     "fresco": {"steps": 2, "width": 4, "unmix": UnmixOptions(4, 1, terms=BlockTermOptions(iterations=2))},
     "hysure": {"iterations": 60},
     "uafl": {"steps": 2, "width": 4, "levels": 2, "groups": 2, "heads": 2},
+    "ssc": {"steps": 2, "width": 4, "levels": 2, "groups": 2, "heads": 2, "iterations": 2},
 }
 """Settings by stage that make it quick; those that a stage does not have are left out."""
 
@@ -40,7 +41,7 @@ def pairs():
     return {m: observed(m, truth=scene(96, 112)) for m in (1, 3, 4, 9)}
 
 
-REFINING = ("uafl", "fresco")
+REFINING = ("uafl", "ssc", "fresco")
 """Stages that improve another's estimate, and may pass it through: they start from `map`'s here."""
 
 

@@ -65,17 +65,15 @@ class Both(nn.Module):
         return one + mixed
 
 
-class _Encoder(nn.Module):
-    """Features of an image at every scale."""
+class Encoder(nn.Module):
+    """Features of an image at every scale, each half the one above; all `width` channels wide."""
 
-    def __init__(self, channels: int, parts: Parts) -> None:
+    def __init__(self, channels: int, width: int, levels: int) -> None:
         super().__init__()
-        width = parts.width
         self.enter = nn.Conv2d(channels, width, 3, padding=1)
-        self.down = nn.ModuleList(nn.Conv2d(width, width, 2, 2) for _ in range(parts.levels - 1))
+        self.down = nn.ModuleList(nn.Conv2d(width, width, 2, 2) for _ in range(levels - 1))
         self.blocks = nn.ModuleList(
-            nn.Sequential(nn.LeakyReLU(0.2), nn.Conv2d(width, width, 3, padding=1))
-            for _ in range(parts.levels)
+            nn.Sequential(nn.LeakyReLU(0.2), nn.Conv2d(width, width, 3, padding=1)) for _ in range(levels)
         )
 
     def forward(self, image: Tensor) -> list[Tensor]:
@@ -110,7 +108,9 @@ class AbundanceNetwork(nn.Module):
         super().__init__()
         width = parts.width
         self.multiple = 2 ** (parts.levels - 1)
-        self.abundances, self.reference = _Encoder(abundances, parts), _Encoder(reference, parts)
+        self.abundances, self.reference = (
+            Encoder(channels, width, parts.levels) for channels in (abundances, reference)
+        )
         levels = range(parts.levels)
         self.aggregate = nn.ModuleList()
         if parts.aggregation == "cfda":

@@ -8,6 +8,7 @@ from hsi_fuse.stages.fresco import Fresco
 from hsi_fuse.stages.gsa import Gsa
 from hsi_fuse.stages.hysure import Hysure
 from hsi_fuse.stages.map import Map
+from hsi_fuse.stages.ssc import Ssc
 from hsi_fuse.stages.sylvester import Sylvester
 from hsi_fuse.stages.uafl import Uafl
 
@@ -21,4 +22,5 @@ STAGES: dict[str, type[Stage]] = {
     "hysure": Hysure,
     "sylvester": Sylvester,
     "uafl": Uafl,
+    "ssc": Ssc,
 }
