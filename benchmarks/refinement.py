@@ -1,8 +1,10 @@
-"""Does `uafl` improve on `coupled`? Simulated pairs, against truth: `python -m benchmarks.refinement --help`.
+"""Do `uafl` and `ssc` improve on `coupled`? Simulated pairs, against truth.
+
+`python -m benchmarks.refinement --preset balanced` measures `uafl`, `--preset ssc` the stage `ssc`.
 
 Misregistered pairs are registered as `hsi-fuse run` does it, blind, but without the local displacement that
 the alignment would find (`align.local` off): what is left is the stage's to mend. Registered pairs lie
-as they are. `coupled` runs once for each pair, and every variant of `uafl` starts from its answer. Gains
+as they are. `coupled` runs once for each pair, and every variant of the stage starts from its answer. Gains
 are over `coupled`'s PSNR and SAM (degrees); processor seconds are the stage's own.
 """
 
@@ -31,26 +33,35 @@ from hsi_fuse.metrics import psnr, sam_deg
 from hsi_fuse.preset import Preset, load_preset
 from hsi_fuse.problem import Estimate, Problem, silent
 from hsi_fuse.raster import Raster
+from hsi_fuse.refining import Refining
 from hsi_fuse.simulate import PROTOCOLS, ObservedPair, observe
 from hsi_fuse.stages.coupled import Coupled
-from hsi_fuse.stages.uafl import Uafl
 from hsi_fuse.subspace import estimate_noise, interpolate
 
 SCENES = ("pavia_centre", "muufl", "cave_balloons", "cave_oil_painting", "cave_superballs")
-ABLATION: dict[str, dict[str, Any]] = {
-    "bands, not abundances": {
-        "reformulation": False,
-        "aggregation": "still",
-        "scaca": False,
-        "scmf": False,
+ABLATION: dict[str, dict[str, dict[str, Any]]] = {
+    "uafl": {
+        "bands, not abundances": {
+            "reformulation": False,
+            "aggregation": "still",
+            "scaca": False,
+            "scmf": False,
+        },
+        "none": {"aggregation": "still", "scaca": False, "scmf": False},
+        "+ SCACA": {"aggregation": "still", "scmf": False},
+        "+ SCACA, plain deformable": {"aggregation": "plain", "scmf": False},
+        "+ SCACA, CFDA": {"scmf": False},
+        "+ SCACA, CFDA, SCMF": {},
     },
-    "none": {"aggregation": "still", "scaca": False, "scmf": False},
-    "+ SCACA": {"aggregation": "still", "scmf": False},
-    "+ SCACA, plain deformable": {"aggregation": "plain", "scmf": False},
-    "+ SCACA, CFDA": {"scmf": False},
-    "+ SCACA, CFDA, SCMF": {},
+    "ssc": {
+        "one stage, 1 iteration": {"repair": False, "iterations": 1},
+        "one stage, 3 iterations": {"repair": False, "iterations": 3},
+        "two stages, 1 iteration": {"iterations": 1},
+        "two stages, 3, no spectral": {"iterations": 3, "spectral": False},
+        "two stages, 3 iterations": {"iterations": 3},
+    },
 }
-"""The paper's table: what is switched off."""
+"""By stage: what is switched off. That of `uafl` is its paper's table."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +127,7 @@ def registered(pair: ObservedPair, seed: int, preset: Preset) -> Problem:
 
 
 def scores(
-    scene: str, protocol: str, seed: int, crop_px: int, variants: dict[str, Uafl], preset: Preset
+    scene: str, protocol: str, seed: int, crop_px: int, variants: dict[str, Refining], preset: Preset
 ) -> Iterator[Score]:
     """Every variant on one pair."""
     pair = observed(scene, protocol, seed, crop_px)
@@ -178,7 +189,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--scenes", default=list(SCENES), **listed, help=", ".join(NAMES))
     parser.add_argument("--protocols", default=["x4-rgb-mild", "x4-rgb-parallax", "x4-rgb"], **listed)
     parser.add_argument("--seeds", default=["0"], **listed)
-    parser.add_argument("--preset", default="balanced", help="whose `uafl` is measured")
+    parser.add_argument("--preset", default="balanced", help="whose `uafl` or `ssc` is measured")
     parser.add_argument("--ablation", action="store_true", help="also with its parts switched off")
     parser.add_argument("--crop", type=int, default=512, metavar="PX", help="fine pixels a side, at most")
     parser.add_argument("-o", "--output", help="CSV file, one line for each run")
@@ -190,12 +201,12 @@ def main(arguments: list[str] | None = None) -> int:
         preset = load_preset(options.preset)
     except HsiFuseError as e:
         parser.error(str(e))
-    stage = dict(preset.stages).get("uafl")
-    if not isinstance(stage, Uafl):
-        parser.error(f"preset {options.preset} has no stage uafl")
+    stage = next((stage for _, stage in preset.stages if isinstance(stage, Refining)), None)
+    if stage is None:
+        parser.error(f"preset {options.preset} has no stage {' or '.join(ABLATION)}")
     variants = {"full": stage}
     if options.ablation:
-        variants = {name: replace(stage, **off) for name, off in ABLATION.items()}
+        variants = {name: replace(stage, **off) for name, off in ABLATION[stage.name].items()}
     torch.set_num_threads(1)
     found = []
     for protocol in options.protocols:

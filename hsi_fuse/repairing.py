@@ -38,11 +38,19 @@ class Repairer:
 
     @classmethod
     def taught(
-        cls, aligning: nn.Module, lesson: Lesson, width: int, steps: int, learning_rate: float, seed: int
+        cls,
+        aligning: nn.Module,
+        lesson: Lesson,
+        width: int,
+        steps: int,
+        learning_rate: float,
+        seed: int,
+        what: str,
     ) -> Repairer | None:
         """Learn what an aligning network's flows damage; None where nothing is misplaced to learn from.
 
         The guide is misplaced, fetched back along the flow that is found, and compared with what it was.
+        `what` names the stage where training fails.
         """
         if not lesson.taught:
             return None
@@ -71,7 +79,7 @@ class Repairer:
 
         groups: list[dict[str, object]] = [{"params": list(network.parameters()), "lr": learning_rate}]
         schedule = Schedule(steps, check_every=max(steps // 4, 1), patience=2)
-        train(network, groups, lambda: error(fetched()), score, schedule, silent, "repair")
+        train(network, groups, lambda: error(fetched()), score, schedule, silent, what)
         return cls(network, lesson.sight, channels)
 
     @torch.no_grad()

@@ -69,6 +69,7 @@ def test_the_presets_that_the_manual_names_exist():
     assert [name for name, _ in load_preset("fast").stages] == ["coupled"]
     for name in ("balanced", "best"):
         assert [stage for stage, _ in load_preset(name).stages] == ["coupled", "uafl"]
+    assert [stage for stage, _ in load_preset("ssc").stages] == ["coupled", "ssc"]
 
 
 def test_sections_are_fields_of_preset():

@@ -1,11 +1,11 @@
-"""The benchmark of `uafl` over `coupled`: its table, its variants, what it refuses."""
+"""The benchmark of `uafl` and `ssc` over `coupled`: its table, its variants, what it refuses."""
 
 from dataclasses import replace
 
 import pytest
 
 from benchmarks.refinement import ABLATION, Score, main, table
-from hsi_fuse.stages.uafl import Uafl
+from hsi_fuse.stages import STAGES
 
 
 def score(scene: str, variant: str, gain: float, kept: bool) -> Score:
@@ -19,10 +19,11 @@ def test_the_table_has_means_and_the_worst_pair():
     assert "| none | 1 | 0 |" in none
 
 
-def test_every_row_of_the_ablation_is_another_network():
-    made = {replace(Uafl(), **off) for off in ABLATION.values()}
-    assert len(made) == len(ABLATION)
-    assert Uafl() in made
+@pytest.mark.parametrize("name", ABLATION)
+def test_every_row_of_the_ablation_is_another_network(name):
+    made = {replace(STAGES[name](), **off) for off in ABLATION[name].values()}
+    assert len(made) == len(ABLATION[name])
+    assert STAGES[name]() in made
 
 
 @pytest.mark.parametrize(
@@ -32,4 +33,4 @@ def test_what_does_not_exist_is_refused(arguments, capsys):
     with pytest.raises(SystemExit):
         main(arguments)
     told = capsys.readouterr().err
-    assert "unknown" in told or "has no stage uafl" in told
+    assert "unknown" in told or "has no stage uafl or ssc" in told

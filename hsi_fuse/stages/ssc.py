@@ -75,4 +75,4 @@ class Ssc(Refining):
         """What repairs a guide that the network's flow has fetched."""
         if not self.repair:
             return None
-        return Repairer.taught(network, lesson, self.width, self.steps, self.learning_rate, seed)
+        return Repairer.taught(network, lesson, self.width, self.steps, self.learning_rate, seed, self.name)
