@@ -8,7 +8,7 @@
 #   make benchmark-full   every protocol, three seeds: hours
 #   make benchmark-batch   thirty small scenes, killed twenty times (BENCHMARK="options of benchmarks.batch")
 #   make benchmark-sabotage   is the verdict right: good and spoilt runs, about 10 minutes
-#   make benchmark-refinement   uafl over coupled on misregistered pairs (BENCHMARK="options of benchmarks.refinement")
+#   make benchmark-refinement   uafl (or ssc) over coupled on misregistered pairs (BENCHMARK="options of benchmarks.refinement")
 #   make benchmark-registration   error on displaced pairs (BENCHMARK="options of benchmarks.registration")
 #
 # A smaller download, for machines without a GPU:
