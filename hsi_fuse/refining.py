@@ -100,6 +100,8 @@ class Refining(MapOptions, ABC):
 
     name: ClassVar[str]
     """As in `STAGES`."""
+    neutral: ClassVar[bool] = False
+    """See `sight.Channels`."""
 
     @abstractmethod
     def network(self, abundances: int, reference: int, outputs: int) -> nn.Module:
@@ -150,7 +152,7 @@ class Refining(MapOptions, ABC):
             return replace(result, estimate=on_device(result.estimate, home))
 
     def _improve(self, problem: Problem, start: Estimate, crop_px: int, on_step: OnStep) -> StageResult:
-        scene = Scene.of(problem, start, self.seen, self.dimensions, self)
+        scene = Scene.of(problem, start, self.seen, self.dimensions, self, self.neutral)
         draw = torch.Generator().manual_seed(problem.seed)
         usable = supported(problem.guide_weight, problem.hsi_weight, problem.sensor.psf, problem.ratio)
         blocks = hidden_blocks(usable, self.hidden, BLOCK_PX, draw)
@@ -172,7 +174,7 @@ class Refining(MapOptions, ABC):
         verdict |= judged.figures("flow")
         repairer = self.repairer(network, lesson, problem.seed) if judged.wins else None
         if repairer is not None:
-            repaired = self._hidden_error(scene, repairer(moved, flow, crop_px))
+            repaired = self._hidden_error(scene, repairer(moved, scene.sight(moved), flow, crop_px))
             compared = Comparison.on(blocks, errors[1], repaired)
             verdict |= compared.figures("repair")
             repairer = repairer if compared.wins else None
@@ -189,7 +191,7 @@ class Refining(MapOptions, ABC):
         flow = flow if judged.wins else torch.zeros_like(flow)
         guess = warp(scene.start[None], flow[None])[0]
         moved = realigned(problem, flow)
-        moved = moved if repairer is None else repairer(moved, flow, crop_px)
+        moved = moved if repairer is None else repairer(moved, scene.sight(moved), flow, crop_px)
         estimate = self._finish(moved, scene.estimate(guess + residual if keep_residual else guess))
         if start.spread is not None:
             estimate = replace(estimate, spread=warp(start.spread[None], flow[None])[0])

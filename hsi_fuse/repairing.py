@@ -15,7 +15,7 @@ from hsi_fuse.optimise import Schedule, train
 from hsi_fuse.physics import blur_down
 from hsi_fuse.problem import Problem, silent
 from hsi_fuse.sight import CONTRAST, Channels, Sight
-from hsi_fuse.subspace import fill_nearest, upsample
+from hsi_fuse.subspace import upsample
 
 CHECKED_PAIRS = 4
 
@@ -27,13 +27,10 @@ class Repairer:
     Attributes
     ----------
     network : Repair
-    sight : Sight
-        Of the scene.
     channels : Channels
     """
 
     network: nn.Module
-    sight: Sight
     channels: Channels
 
     @classmethod
@@ -80,21 +77,19 @@ class Repairer:
         groups: list[dict[str, object]] = [{"params": list(network.parameters()), "lr": learning_rate}]
         schedule = Schedule(steps, check_every=max(steps // 4, 1), patience=2)
         train(network, groups, lambda: error(fetched()), score, schedule, silent, what)
-        return cls(network, lesson.sight, channels)
+        return cls(network, channels)
 
     @torch.no_grad()
-    def __call__(self, problem: Problem, flow: Tensor, side_px: int) -> Problem:
-        """A problem whose guide has been fetched along a flow (2, H, W), with its guide repaired."""
-        guide = fill_nearest(problem.guide, problem.guide_weight)
-        given = inputs(self.channels, replace(self.sight, guide=guide), flow[None])
+    def __call__(self, problem: Problem, sight: Sight, flow: Tensor, side_px: int) -> Problem:
+        """The guide repaired of a problem whose guide has been fetched along a flow (2, H, W); its sight."""
+        given = inputs(self.channels, sight, flow[None])
         (added,) = tiled(lambda *images: [self.network(*images)], given, side_px)
-        repaired = guide + added[0] * self.channels.spread[:, None, None]
+        repaired = sight.guide + added[0] * self.channels.spread[:, None, None]
         return replace(problem, guide=repaired * (problem.guide_weight > 0))
 
 
 def inputs(channels: Channels, sight: Sight, flow: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """What `Repair` sees of a sight whose guide has been fetched along a flow (1, 2, H, W)."""
-    wanted = channels.expected(upsample(sight.low, sight.ratio))
-    blurred = upsample(blur_down(sight.guide, sight.psf, sight.ratio), sight.ratio)
-    lacking = CONTRAST * (wanted - blurred) / channels.spread[:, None, None]
-    return channels.scaled(sight.guide)[None], lacking[None], flow
+    lacking = channels.expected(sight.low) - blur_down(sight.guide, sight.psf, sight.ratio)
+    known = lacking / channels.spread[:, None, None] * (sight.low_weight > 0)
+    return channels.scaled(sight.guide)[None], CONTRAST * upsample(known, sight.ratio)[None], flow

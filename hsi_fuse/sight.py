@@ -114,6 +114,9 @@ class Channels:
         What the guide sees of coefficients, and of the scene's mean.
     mean, spread : Tensor (m,)
         Of the guide.
+    neutral : bool
+        An HSI pixel without weight wants what the guide shows. Else it repeats the nearest one with weight,
+        which a network that compares place by place takes for displacement.
     """
 
     lift: Tensor
@@ -121,9 +124,10 @@ class Channels:
     known: Tensor
     mean: Tensor
     spread: Tensor
+    neutral: bool = False
 
     @classmethod
-    def of(cls, problem: Problem, subspace: Subspace, lift: Tensor) -> Channels:
+    def of(cls, problem: Problem, subspace: Subspace, lift: Tensor, neutral: bool = False) -> Channels:
         """For the sights of one problem."""
         there = problem.guide_weight > 0
         inside = problem.guide[:, there if int(there.sum()) > 1 else torch.ones_like(there)]
@@ -134,6 +138,7 @@ class Channels:
             sensor.offset + sensor.srf @ subspace.mean,
             inside.mean(1),
             inside.std(1).clamp_min(1e-12),
+            neutral,
         )
 
     def expected(self, coefficients: Tensor) -> Tensor:
@@ -147,8 +152,13 @@ class Channels:
     def __call__(self, sight: Sight) -> tuple[Tensor, Tensor]:
         """Abundances (1, f + 2 m, H, W) and reference (1, 2 m + 1, H, W)."""
         plain = upsample(sight.low, sight.ratio)
-        blurred = self.scaled(upsample(blur_down(sight.guide, sight.psf, sight.ratio), sight.ratio))
-        wanted = self.scaled(self.expected(plain))
+        seen = blur_down(sight.guide, sight.psf, sight.ratio)
+        blurred = self.scaled(upsample(seen, sight.ratio))
+        if self.neutral:
+            known = torch.where(sight.low_weight > 0, self.expected(sight.low), seen)
+            wanted = self.scaled(upsample(known, sight.ratio))
+        else:
+            wanted = self.scaled(self.expected(plain))
         lifted = torch.tensordot(self.lift, plain, dims=1)
         abundances = torch.cat([lifted, wanted, CONTRAST * (wanted - blurred)])
         reference = torch.cat([self.scaled(sight.guide), blurred, sight.guide_weight[None]])

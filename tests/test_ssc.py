@@ -19,12 +19,14 @@ from hsi_fuse.nets.repair import Repair, stretch
 from hsi_fuse.nets.spectral import SpectralFusion
 from hsi_fuse.physics import gaussian_psf
 from hsi_fuse.problem import silent
+from hsi_fuse.repairing import inputs
+from hsi_fuse.sight import Channels, Sight
 from hsi_fuse.simulate import Protocol, observe
-from hsi_fuse.stages.map import Map
+from hsi_fuse.stages.map import Map, within
 from hsi_fuse.stages.ssc import Ssc
-from hsi_fuse.subspace import interpolate
+from hsi_fuse.subspace import interpolate, problem_subspace
 
-SMALL = {"steps": 40, "width": 8, "crop_px": 64}
+SMALL = {"steps": 36, "width": 8, "levels": 2, "crop_px": 48}
 
 
 @pytest.fixture(autouse=True)
@@ -200,6 +202,33 @@ def test_a_flow_that_moves_all_alike_stretches_nothing():
     assert not bool(stretch(flow).any())
     flow[:, 0, :, 3:] = 4
     assert stretch(flow)[0, 0, 0].tolist() == [0, 0, 3, 0, 0, 0]
+
+
+def channels_and_sight(pair) -> tuple[Channels, Sight]:
+    problem = problem_of(pair)
+    subspace = problem_subspace(problem)
+    lift = torch.eye(subspace.size)[:2]
+    sight = Sight.of(problem, subspace, within(subspace, interpolate(problem)))
+    return Channels.of(problem, subspace, lift, neutral=True), sight
+
+
+def test_hidden_pixels_do_not_claim_a_displacement(pair):
+    channels, sight = channels_and_sight(pair)
+    blind = replace(sight, low_weight=torch.zeros_like(sight.low_weight))
+    assert bool(channels(sight)[0][:, -4:].any())
+    assert not bool(channels(blind)[0][:, -4:].any())  # the contrast of four guide bands
+
+
+def test_repair_sees_nothing_of_hidden_pixels(pair):
+    channels, sight = channels_and_sight(pair)
+    weight = torch.ones_like(sight.low_weight)
+    weight[5:9, 3:8] = 0
+    flow = torch.zeros(1, 2, *sight.guide.shape[1:])
+    given = [
+        inputs(channels, replace(sight, low_weight=weight, low=low), flow)
+        for low in (sight.low, torch.where(weight > 0, sight.low, 50.0))
+    ]
+    assert all(torch.equal(one, other) for one, other in zip(*given, strict=True))
 
 
 def test_repair_starts_by_adding_nothing():

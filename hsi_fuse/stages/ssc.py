@@ -46,6 +46,7 @@ class Ssc(Refining):
     off_target: float = 0.3
 
     name: ClassVar[str] = "ssc"
+    neutral: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.iterations < 1:
@@ -75,4 +76,6 @@ class Ssc(Refining):
         """What repairs a guide that the network's flow has fetched."""
         if not self.repair:
             return None
-        return Repairer.taught(network, lesson, self.width, self.steps, self.learning_rate, seed, self.name)
+        return Repairer.taught(
+            network, lesson, self.width, self.steps // 2, self.learning_rate, seed, self.name
+        )
