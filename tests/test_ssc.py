@@ -237,6 +237,15 @@ def test_repair_starts_by_adding_nothing():
     assert not bool(added.any())
 
 
+def test_repair_adds_nothing_where_the_warp_stretches_nothing():
+    net, flow = Repair(3, 8), torch.zeros(1, 2, 9, 7)
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter)
+    flow[:, 0, :, 3:] = 0.5
+    added = net(torch.randn(1, 3, 9, 7), torch.randn(1, 3, 9, 7), flow)
+    assert added.any(1).any(1)[0].tolist() == [False, False, True, False, False, False, False]
+
+
 def test_spectral_fusion_brings_the_reference_in():
     net, features = SpectralFusion(4, 2), torch.randn(1, 4, 6, 7)
     one, other = (net(features, torch.randn(1, 4, 6, 7)) for _ in range(2))

@@ -20,7 +20,9 @@ def stretch(flow: Tensor) -> Tensor:
 
 
 class Repair(nn.Module):
-    """A warped guide -> what it lacks; at first nothing.
+    """A warped guide -> what it lacks, in proportion to how the warp has stretched it; at first nothing.
+
+    Elsewhere the guide is a measurement, and nothing that was learned beats it.
 
     Parameters
     ----------
@@ -53,5 +55,6 @@ class Repair(nn.Module):
         -------
         Tensor (b, m, H, W)
         """
-        added: Tensor = self.layers(torch.cat([warped, lacking, stretch(flow)], 1))
-        return added
+        stretched = stretch(flow)
+        added: Tensor = self.layers(torch.cat([warped, lacking, stretched], 1))
+        return added * stretched.norm(dim=1, keepdim=True).clamp(max=1)

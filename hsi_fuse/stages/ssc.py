@@ -44,6 +44,7 @@ class Ssc(Refining):
     iterations: int = 3
     spectral: bool = True
     off_target: float = 0.3
+    stiffness: float = 1.0
 
     name: ClassVar[str] = "ssc"
     neutral: ClassVar[bool] = True
