@@ -34,6 +34,7 @@ from hsi_fuse.preset import Preset, load_preset
 from hsi_fuse.problem import Estimate, Problem, silent
 from hsi_fuse.raster import Raster
 from hsi_fuse.refining import Refining
+from hsi_fuse.sense import Sensing
 from hsi_fuse.simulate import PROTOCOLS, ObservedPair, observe
 from hsi_fuse.stages.coupled import Coupled
 from hsi_fuse.subspace import estimate_noise, interpolate
@@ -108,7 +109,7 @@ def registered(pair: ObservedPair, seed: int, preset: Preset) -> Problem:
         ratio,
         pair.georeferenced,
         replace(preset.align, local=False),
-        preset.sense,
+        Sensing(preset.sense),
     )
     other = rejected(found.confidence).repeat(ratio, 0).repeat(ratio, 1)
     guide_weight = torch.from_numpy(np.where(other, np.float32(0), found.guide_weight))
