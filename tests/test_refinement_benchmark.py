@@ -3,8 +3,10 @@
 from dataclasses import replace
 
 import pytest
+from synthetic import observed, scene
 
-from benchmarks.refinement import ABLATION, Score, main, table
+from benchmarks.refinement import ABLATION, Score, main, registered, table
+from hsi_fuse.preset import load_preset
 from hsi_fuse.stages import STAGES
 
 
@@ -17,6 +19,15 @@ def test_the_table_has_means_and_the_worst_pair():
     full, none = table(found).splitlines()[2:]
     assert full == "| x4-rgb-mild | full | 2 | 1 | 30.00 / 4.00 | +0.40 | -0.500 | -0.20 | 20 |"
     assert "| none | 1 | 0 |" in none
+
+
+def test_a_pair_is_registered_as_a_run_does_it_without_a_local_field():
+    pair = observed(3, truth=scene(64, 72))
+    problem = registered(pair, 5, load_preset("draft"))
+    assert problem.seed == 5
+    assert problem.guide.shape == pair.guide.shape
+    error = (problem.guide - pair.guide)[:, 4:-4, 4:-4].std() / pair.guide.std()
+    assert float(error) < 0.1  # it lay where it should, and still does
 
 
 @pytest.mark.parametrize("name", ABLATION)
