@@ -176,6 +176,7 @@ def _describe(header: Header, data: Path) -> Source:
         spectrum=_spectrum(header, bands).take(keep),
         names=tuple(names[i] for i in keep) if isinstance(names, list) and len(names) == bands else (),
         tags={k: _as_text(v) for k, v in header.fields.items() if k not in CONSUMED},
+        beside=(header.path,),
     )
 
 

@@ -77,6 +77,7 @@ def _describe(dataset: Any, path: Path) -> Source:
         spectrum=_spectrum(dataset, indexes, descriptions, path),
         names=tuple(descriptions) if any(descriptions) else (),
         tags={k: v for k, v in dataset.tags().items() if k not in CONSUMED and not k.startswith("Band_")},
+        beside=_named(dataset),
     )
 
 
@@ -95,7 +96,13 @@ def _expanded(dataset: Any, path: Path) -> Source:
         offset=np.zeros(3),
         nodata=(None,) * 3,
         names=("red", "green", "blue"),
+        beside=_named(dataset),
     )
+
+
+def _named(dataset: Any) -> tuple[Path, ...]:
+    """The files that GDAL reads for it: of a VRT those that it names."""
+    return tuple(map(Path, dataset.files))
 
 
 def _filled(source: Source, path: Path) -> Source:
@@ -116,6 +123,7 @@ def _filled(source: Source, path: Path) -> Source:
         nodata=beside.nodata if same_bands and set(source.nodata) == {None} else source.nodata,
         spectrum=beside.spectrum if unsaid else source.spectrum,
         names=source.names or (beside.names if same_bands else ()),
+        beside=beside.beside,
     )
 
 

@@ -18,9 +18,10 @@ from affine import Affine
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
+from hsi_fuse.acquisition import tag_of
 from hsi_fuse.errors import ReadError
 from hsi_fuse.grid import Grid
-from hsi_fuse.read.hdf5 import attribute, crs_of, dataset, is_hdf5, opened_hdf5
+from hsi_fuse.read.hdf5 import attribute, crs_of, dataset, is_hdf5, opened_hdf5, text_attribute
 from hsi_fuse.read.place import checked_grid
 from hsi_fuse.read.source import Numbers, Source
 from hsi_fuse.read.store import BLOCK_BYTES, Flags, Opened
@@ -83,7 +84,7 @@ def _describe(file: Any, path: Path) -> Source:
             None,
             path,
         ),
-        tags={"sensor": "PRISMA", "product": "L2D"},
+        tags={"sensor": "PRISMA", "product": "L2D", **tag_of(text_attribute(file, "Product_StartTime"))},
     )
 
 
