@@ -128,8 +128,9 @@ def _grid(file: Any, height: int, width: int, path: Path) -> Grid:
     dx, dy = ((east - west) / max(width - centred, 1), (north - south) / max(height - centred, 1))
     if not (0.5 < dx / PIXEL_M < 2 and 0.5 < dy / PIXEL_M < 2):
         raise ReadError(
-            f"{path}: the corners Product_ULcorner, Product_LRcorner make pixels of {dx:.4g} x {dy:.4g} m in "
-            f"cubes of {height} x {width} pixels; PRISMA's measure {PIXEL_M:g} m"
+            f"{path}: Product_ULcorner_easting, Product_ULcorner_northing, Product_LRcorner_easting and "
+            f"Product_LRcorner_northing make pixels of {dx:.4g} x {dy:.4g} m in cubes of {height} x {width} "
+            f"pixels; PRISMA's measure {PIXEL_M:g} m"
         )
     crs = crs_of(int(attribute(file, "Epsg_Code", path)[0]), path)
     corner = Affine(dx, 0, west, 0, -dy, north) * Affine.translation(-centred / 2, -centred / 2)
