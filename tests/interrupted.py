@@ -114,7 +114,7 @@ def saves(pair: tuple[Path, Path], home: Path, count: int, seed: int, told: Find
 
 
 def runs(pair: tuple[Path, Path], home: Path, count: int, seed: int, told: Findings) -> None:
-    """The command, undisturbed and then killed: by turns at any moment, and while it writes."""
+    """The command, undisturbed and then killed: by turns before it writes, and while it writes."""
     rng = np.random.default_rng(seed)
     folder = home / "run"
     folder.mkdir()
@@ -133,7 +133,7 @@ def runs(pair: tuple[Path, Path], home: Path, count: int, seed: int, told: Findi
             late = bool(turn % 2)
             if late:
                 _wait_for_writing(child, folder)
-            moment = _kill(child, float(rng.random()) * (writing if late else until_writing + writing))
+            moment = _kill(child, float(rng.random()) * (writing if late else until_writing))
         what = "run killed while writing" if late else "run killed"
         told.look(folder, what, child.returncode, (0, -9), f"after {moment:.3f} s")
         if turn == count - 1:
