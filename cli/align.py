@@ -80,6 +80,7 @@ def align(
     output, form = options.output_and_form(output, form, f"{ref.stem}_registered")
     options.limit_threads(threads)
 
+    from hsi_fuse.inputs import Inputs
     from hsi_fuse.known import SensorWords
     from hsi_fuse.preset import load_preset
     from hsi_fuse.read.hsi import encoding_of
@@ -89,7 +90,8 @@ def align(
     check_outputs(output, options.DRIVERS[form], overwrite, (*SIDE_PRODUCTS, REPORT))
 
     chosen = load_preset(preset, overrides)
-    image, guide = options.taken(bbox, hsi_mask, guide_mask).of(hsi, ref, wavelengths)
+    parts, sensors = options.taken(bbox, hsi_mask, guide_mask), SensorWords(srf, guide_sensor, psf)
+    image, guide = parts.of(hsi, ref, wavelengths)
     stored_as(encoding_of(guide.source), nodata)
     with progress(state) as on_step, refusal_reported(output, overwrite):
         result = register_guide(
@@ -97,7 +99,7 @@ def align(
             guide,
             chosen,
             scale=scale,
-            known=SensorWords(srf, guide_sensor, psf).known(image, guide.bands),
+            known=sensors.known(image, guide.bands),
             displacement=displacement,
             device=device,
             seed=seed,
@@ -110,6 +112,7 @@ def align(
             creation_options=creation_options,
             overwrite=overwrite,
             nodata=nodata,
+            inputs=Inputs(hsi, ref, parts, sensors, wavelengths, displacement),
             on_step=on_step,
         )
     tell_outputs(state, written, as_json)

@@ -16,6 +16,7 @@ from hsi_fuse.errors import HsiFuseError, HsiFuseWarning
 
 if TYPE_CHECKING:
     from hsi_fuse import read, write
+    from hsi_fuse.inputs import Inputs
     from hsi_fuse.judged import Judged, judge_product, save_judged
     from hsi_fuse.pipeline import FusionResult, fuse, plan
     from hsi_fuse.preset import load_preset
@@ -30,6 +31,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "CompactProduct": "write",
     "FusionResult": "pipeline",
+    "Inputs": "inputs",
     "Job": "scene",
     "Judged": "judged",
     "RegisteredGuide": "registered",
@@ -54,6 +56,7 @@ __all__ = [
     "FusionResult",
     "HsiFuseError",
     "HsiFuseWarning",
+    "Inputs",
     "Job",
     "Judged",
     "RegisteredGuide",

@@ -96,7 +96,8 @@ def staged(*finals: Path) -> Iterator[Path]:
                 placed.append(final)
     except BaseException as error:
         for path in placed:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # the folder may have become read-only
+                path.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise WriteError(f"cannot write {finals[0]}: {error.strerror or error}") from error
         if isinstance(error, WriteError):  # it names the file in the folder, which nobody asked for

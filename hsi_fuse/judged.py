@@ -21,7 +21,7 @@ from hsi_fuse.problem import Cube, OnStep, Problem, silent
 from hsi_fuse.product_files import open_product, truth_of
 from hsi_fuse.raster import Raster
 from hsi_fuse.read import Guide
-from hsi_fuse.record import Clock, fingerprints, provenance_of, recorded, versions
+from hsi_fuse.record import Clock, files_of, fingerprints, provenance_of, recorded, versions
 from hsi_fuse.report import render, take_pictures
 from hsi_fuse.subspace import interpolate
 
@@ -162,7 +162,8 @@ def save_judged(
     finals = reports_of(output)
     figures = judged.quality.figures
     known = figures["scene"]["wavelengths_nm"]
-    provenance = {"inputs": fingerprints(list(inputs.values())), **judged.provenance, "versions": versions()}
+    files = [file for path in inputs.values() for file in files_of(path)]
+    provenance = {"inputs": fingerprints(files), **judged.provenance, "versions": versions()}
     pictures = take_pictures(
         judged.problem,
         judged.cube,

@@ -6,17 +6,17 @@ import hashlib
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from hsi_fuse.errors import HsiFuseWarning
+from hsi_fuse.errors import HsiFuseWarning, ReadError
 from hsi_fuse.preset import Preset, describe
-from hsi_fuse.read import envi
+from hsi_fuse.read.recognise import describe as describe_image
 
 LIBRARIES = ("hsi-fuse", "torch", "numpy", "rasterio", "scipy")
 
@@ -67,16 +67,23 @@ def provenance_of(
     }
 
 
-def fingerprints(paths: Sequence[str | Path]) -> list[dict[str, Any]]:
-    """Name, size and SHA-256 of input files: an ENVI pair is header and data, a folder all that is in it."""
+def files_of(path: str | Path) -> tuple[Path, ...]:
+    """Every file that an image is made of; of what is no image itself, or all that is in the folder."""
+    path = Path(path)
+    own = (path,) if path.is_file() else ()
+    with warnings.catch_warnings(), suppress(ReadError):
+        warnings.simplefilter("ignore")  # whoever reads the image hears them
+        return tuple(dict.fromkeys((*own, *describe_image(path).files)))
+    return own or tuple(sorted(each for each in path.rglob("*") if each.is_file()))
+
+
+def fingerprints(files: Iterable[Path]) -> list[dict[str, Any]]:
+    """Name, size and SHA-256 of files, each once."""
     found = []
-    for path in map(Path, paths):
-        pair = envi.pair_of(path) if path.is_file() else None
-        parts = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
-        for part in parts if pair is None else (pair[0].path, pair[1]):
-            with part.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            found.append({"name": str(part), "bytes": part.stat().st_size, "sha256": digest})
+    for path in dict.fromkeys(files):
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        found.append({"name": str(path), "bytes": path.stat().st_size, "sha256": digest})
     return found
 
 

@@ -17,6 +17,7 @@ from hsi_fuse.assess import plain
 from hsi_fuse.detectors import align_detectors
 from hsi_fuse.files import staged
 from hsi_fuse.grid import Grid
+from hsi_fuse.inputs import Inputs
 from hsi_fuse.known import KnownSensor
 from hsi_fuse.pipeline import align_or_follow, choose_device
 from hsi_fuse.planning import plan
@@ -118,6 +119,7 @@ def save_registered(
     creation_options: Mapping[str, str] | None = None,
     overwrite: bool = False,
     nodata: float | None = None,
+    inputs: Inputs | None = None,
     on_step: OnStep = silent,
 ) -> list[Path]:
     """Write the registered reference and, with its stem and `SIDE_PRODUCTS`, what stands beside it.
@@ -149,12 +151,13 @@ def save_registered(
             on_rows=lambda done, total: on_step("write", done, total, 0.0),
         )
         mapping_files.write_mapping(folder / output.name, result.alignment, result.ground, result.scale)
+        told = {} if inputs is None else inputs.provenance()
         figures = {
             "schema": 1,
             "registration": result.alignment.found,
             "integrity": {"nodata_fraction": summary.nodata_fraction, "clipped_values": summary.clipped},
             "warnings": [*result.warnings, *warned],
-            "provenance": {**result.provenance, "versions": versions()},
+            "provenance": {**told, **result.provenance, "versions": versions()},
         }
         text = json.dumps(plain(figures), indent=1) + "\n"
         (folder / (output.stem + "_registration.json")).write_text(text, encoding="utf-8")

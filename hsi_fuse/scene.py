@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from hsi_fuse.errors import GridError, PresetError
+from hsi_fuse.inputs import Inputs
 from hsi_fuse.known import SensorWords
 from hsi_fuse.pipeline import fuse
 from hsi_fuse.planning import Plan, plan
@@ -137,6 +138,12 @@ class Job:
     overwrite: bool = False
     parts: Parts = field(default_factory=Parts)
 
+    @property
+    def inputs(self) -> Inputs:
+        """What it is made of."""
+        how = self.settings
+        return Inputs(self.hsi, self.reference, self.parts, how.sensors, how.wavelengths, self.displacement)
+
 
 def run_scene(job: Job, on_step: OnStep = silent) -> list[Path]:
     """Fuse one scene and write what comes of it.
@@ -185,7 +192,7 @@ def run_scene(job: Job, on_step: OnStep = silent) -> list[Path]:
             overwrite=job.overwrite,
             nodata=how.nodata,
             compact_dtype=how.compact_dtype,
-            inputs=(job.hsi, job.reference),
+            inputs=job.inputs,
             on_step=on_step,
         )
 

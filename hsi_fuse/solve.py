@@ -236,14 +236,20 @@ def solve_map(problem: Problem, subspace: Subspace, prior: Prior, options: MapOp
     gradient)^2: where the scene is steep, half-known positions make the HSI's values half-known, and
     believing them would ring. Where there is no guide the solution is the prior's mean, interpolation:
     deconvolution without a guide would ring too.
+
+    Raises
+    ------
+    SolveError
+        The system cannot be solved: guess, HSI and guide contradict each other beyond all numbers.
     """
     ratio, psf, sensor = problem.ratio, problem.sensor.psf, problem.sensor
     low = subspace.project(fill_nearest(problem.hsi, problem.hsi_weight))
     mixing = sensor.srf @ subspace.basis  # (m, k)
     known = sensor.offset + sensor.srf @ subspace.mean
-    precision = torch.linalg.inv(prior.covariance.double())
     whitened = (mixing / problem.guide_noise[:, None] ** 2).T  # (k, m)
     curvature = whitened @ mixing
+    values, change = diagonalised(prior.covariance, curvature)
+    precision = torch.linalg.inv(prior.covariance.double())
     weight = feather(problem.guide_weight, problem.hsi_weight, ratio)
     down, across = bonds(standardise(problem.guide, problem.guide_weight), problem.guide_weight, options.edge)
     trust = blur_down(weight[None], psf, ratio)[0] * hsi_trust(problem, low)  # (k, h, w)
@@ -256,10 +262,7 @@ def solve_map(problem: Problem, subspace: Subspace, prior: Prior, options: MapOp
         held = times(precision, options.damp * a + options.smooth * roughness(a, down, across))
         return seen + weight * times(curvature, a) + held
 
-    # in the basis that makes precision the identity and curvature diagonal the pixelwise part is a division
-    root = torch.linalg.cholesky(prior.covariance.double())
-    values, vectors = torch.linalg.eigh(root.T @ curvature.double() @ root)
-    change = root @ vectors  # (k, k)
+    # in the basis of `change` the pixelwise part is a division
     degree = torch.zeros_like(weight)
     for part, bond in (
         (degree[1:], down),
@@ -285,6 +288,33 @@ def solve_map(problem: Problem, subspace: Subspace, prior: Prior, options: MapOp
         operator, right, precondition, options.iterations, options.tolerance
     )
     return prior.mean + prior.correction + correction, steps
+
+
+def diagonalised(covariance: Tensor, curvature: Tensor) -> tuple[Tensor, Tensor]:
+    """The basis (k, k) that makes a covariance (k, k) the identity and a curvature (k, k) diagonal.
+
+    Returns
+    -------
+    values : Tensor (k,), float64
+        The curvature in that basis.
+    basis : Tensor (k, k), float64
+
+    Raises
+    ------
+    SolveError
+        The covariance is not positive definite, or either is not finite.
+    """
+    try:
+        root = torch.linalg.cholesky(covariance.double())
+        values, vectors = torch.linalg.eigh(root.T @ curvature.double() @ root)
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # torch does not list it
+        off, held = (float(matrix.diagonal().max().sqrt()) for matrix in (covariance, curvature))
+        raise SolveError(
+            f"the system of guess, HSI and guide cannot be solved: the guess is off the HSI by {off:.3g} "
+            f"times its noise, and the guide holds it to {held:.3g} times its own. Are the responses "
+            "(--srf, --guide-sensor) and the PSF those of this pair? Let them be learned, or correct them"
+        ) from error
+    return values, root @ vectors
 
 
 def reconcile(problem: Problem, subspace: Subspace) -> Problem:

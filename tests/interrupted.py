@@ -1,200 +1,252 @@
-"""A run that ends at random moments; as a program it tries many and prints what went wrong as JSON.
+"""Runs that end badly: killed, out of room, locked out. Spawned here, and looked at from outside.
 
-`python tests/interrupted.py HSI REF FOLDER SAVES RUNS SEED` fuses a pair once (in few steps), then writes it
-again and again in a child process: SAVES times killed, with too little room on the disk, and in a folder that
-is or becomes read-only; RUNS whole runs of the command are killed too.
+`python tests/interrupted.py FOLDER SAVES RUNS SEED` makes a tiny pair in FOLDER, writes its product SAVES
+times with too little room, as often into a folder that becomes read-only, kills the last writing, and then
+RUNS runs of the command. What comes of each goes to stderr, all of it and what went wrong to stdout, as JSON.
 """
 
 from __future__ import annotations
 
-import contextlib
+import faulthandler
 import hashlib
 import json
 import os
-import resource
-import shutil
-import signal
+import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-
-# a fork of a process that has threads may wait for ever for one that is not there
-os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
+from threading import Timer
 
 import numpy as np
+from conftest import write_pair
 
-LONGEST = 200
-"""Seconds until a child that hangs is ended, which is then told as its exit status."""
+PRODUCT = "o.tif"
+LONGEST = 600
+"""Seconds after which a process counts as hanging."""
 NOBODY = 65534
+CUT_OFF = "cut off"
 Files = dict[str, str]
+# the same numbers whoever runs beside us
+ENVIRONMENT = {**os.environ, **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")}
 
 
 def files_in(folder: Path) -> Files:
-    """Name -> digest of what has a final name; unfinished files end in .part or lie in folders that do."""
+    """Name -> digest of all that has a final name: neither the name nor a folder above ends in .part."""
     return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        str(path.relative_to(folder)): _digest(path)
         for path in sorted(folder.rglob("*"))
         if path.is_file() and not any(part.endswith(".part") for part in path.relative_to(folder).parts)
     }
 
 
-def in_child(work: Callable[[], int], meanwhile: Callable[[int], None]) -> int:
-    """Run `work` in a fork, `meanwhile` (given its id) here; its exit status, -9 where it was killed."""
-    child = os.fork()
-    if not child:
-        code = 99
-        signal.alarm(LONGEST)
+def _digest(path: Path) -> str:
+    """Of what does not differ from run to run: reports tell seconds."""
+    content = path.read_bytes()
+    if path.suffix == ".html":
+        return "whole" if content.rstrip().endswith(b"</html>") else CUT_OFF
+    if path.name.endswith("_quality.json"):
         try:
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, 1)
-            os.dup2(null, 2)
-            code = work()
-        finally:
-            os._exit(code)
-    meanwhile(child)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            return "whole" if json.loads(content)["provenance"] else CUT_OFF
+        except ValueError:
+            return CUT_OFF
+    return hashlib.sha256(content).hexdigest()
 
 
-def killed_after(seconds: float) -> Callable[[int], None]:
-    """Wait, then SIGKILL."""
+@dataclass
+class Findings:
+    """What came of the attempts.
 
-    def kill(child: int) -> None:
-        time.sleep(seconds)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(child, signal.SIGKILL)
+    Attributes
+    ----------
+    whole : dict
+        The files of one that nothing disturbed.
+    ends : Counter
+        "what: exit status" -> how often.
+    wrong : list of str
+    """
 
-    return kill
+    whole: Files = field(default_factory=dict)
+    ends: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
 
-
-class Attempts:
-    """One result, written over and over."""
-
-    def __init__(self, hsi: Path, ref: Path, folder: Path, seed: int) -> None:
-        from hsi_fuse import fuse, load_preset, open_guide, read_hsi
-
-        self.hsi, self.ref, self.folder, self.rng = hsi, ref, folder, np.random.default_rng(seed)
-        self.inputs = files_in(hsi.parent)
-        preset = load_preset("draft")
-        still = replace(preset.align, model="none", local=False, least_probability=0.0)
-        quick = replace(preset, align=still, stages=())
-        self.result = fuse(read_hsi(hsi), open_guide(ref), quick)
-        self.wrong: list[str] = []
-        self.new_folder()
-        self.save()  # imports what saving imports: a child that is nobody may not read it
-        began = time.monotonic()
-        self.whole = self.files_of(self.new_folder(), lambda child: None)
-        self.seconds = time.monotonic() - began
-
-    def new_folder(self) -> Path:
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir()
-        return self.folder
-
-    def save(self, overwrite: bool = False) -> int:
-        from hsi_fuse import save
-        from hsi_fuse.errors import HsiFuseError
-
-        try:
-            save(self.result, self.folder / "o.tif", overwrite=overwrite)
-        except HsiFuseError as error:
-            return error.exit_code
-        return 0
-
-    def files_of(self, folder: Path, meanwhile: Callable[[int], None], code: int = 0) -> Files:
-        found = in_child(self.save, meanwhile)
-        assert found == code, found
-        return files_in(folder)
-
-    def check(self, what: str, status: int, allowed: tuple[int, ...]) -> None:
-        """No file under a final name is partial, and where the product stands all stand."""
-        found = files_in(self.folder)
-        if status not in allowed:
-            self.wrong.append(f"{what}: exit status {status}")
-        partial = [name for name, digest in found.items() if self.whole.get(name) != digest]
-        if partial:
-            self.wrong.append(f"{what}: {partial} differ from a whole run's")
-        if "o.tif" in found and found != self.whole:
-            self.wrong.append(f"{what}: the product stands without {sorted(set(self.whole) - set(found))}")
-        if status not in (0, -signal.SIGKILL) and list(self.folder.iterdir()):
-            self.wrong.append(f"{what}: left {sorted(map(str, self.folder.iterdir()))}")
-        if files_in(self.hsi.parent) != self.inputs:
-            self.wrong.append(f"{what}: the inputs changed")
-
-    def kill(self) -> None:
-        """At a random moment of writing, more often near its end, where files get their names."""
-        self.new_folder()
-        moment = self.seconds * float(self.rng.beta(2, 1)) * 1.1
-        status = in_child(self.save, killed_after(moment))
-        self.check(f"killed after {moment:.3f} s", status, (0, -signal.SIGKILL))
-        again = in_child(lambda: self.save(overwrite=True), lambda child: None)
-        self.check("written again after that", again, (0,))  # what was left is not in the way
-
-    def fill_disk(self) -> None:
-        """A limit on the size of files, somewhere between nothing and the largest."""
-        self.new_folder()
-        room = int(float(self.rng.random()) ** 2 * 700_000)
-
-        def work() -> int:
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
-            return self.save()
-
-        self.check(f"room for {room} bytes", in_child(work, lambda child: None), (0, 7))
-
-    def lock(self) -> None:
-        """The folder becomes read-only, from the start or at a random moment."""
-        self.new_folder()
-        self.folder.chmod(0o777)
-        moment = self.seconds * float(self.rng.random()) * float(self.rng.random() < 0.8)
-
-        def work() -> int:
-            if os.getuid() == 0:  # for whom nothing is read-only
-                os.setuid(NOBODY)
-            if not moment:
-                time.sleep(0.05)
-            return self.save()
-
-        def meanwhile(child: int) -> None:
-            time.sleep(moment)
-            self.folder.chmod(0o555)
-
-        status = in_child(work, meanwhile)
-        self.folder.chmod(0o777)
-        left = [path for path in self.folder.iterdir() if path.name.endswith(".part")]
-        for path in left:  # nobody can remove a file from a folder that was locked
-            shutil.rmtree(path)
-        self.check(f"read-only after {moment:.3f} s", status, (0, 7))
-
-    def kill_run(self, seconds: float) -> None:
-        """The whole command, at a random moment."""
-        from hsi_fuse.cli import main
-
-        self.new_folder()
-        command = ["run", str(self.hsi), str(self.ref), "-o", str(self.folder / "o.tif"), "--preset", "draft"]
-        status = in_child(lambda: main(command), killed_after(seconds))
-        found = files_in(self.folder)
-        if status != -signal.SIGKILL and status != 0:
-            self.wrong.append(f"run killed after {seconds:.1f} s: exit status {status}")
-        if status == -signal.SIGKILL and "o.tif" in found and set(self.whole) - set(found):
-            self.wrong.append(f"run killed after {seconds:.1f} s: the product stands alone: {sorted(found)}")
-        if files_in(self.hsi.parent) != self.inputs:
-            self.wrong.append(f"run killed after {seconds:.1f} s: the inputs changed")
+    def look(self, folder: Path, what: str, status: int, allowed: tuple[int, ...], when: str = "") -> None:
+        """No final name holds less than a whole file, and where the product stands all stand."""
+        found = files_in(folder)
+        self.ends[f"{what}: {status}"] += 1
+        faults = [] if status in allowed else [f"exit status {status}"]
+        faults += [f"{name} is not as it should be" for name in found if found[name] != self.whole.get(name)]
+        if (PRODUCT in found or status == 0) and set(found) != set(self.whole):
+            faults.append(f"without {sorted(set(self.whole) - set(found))}")
+        if status > 0 and found:
+            faults.append(f"failed, and left {sorted(found)}")
+        self.wrong += [f"{what} {when}: {fault}" for fault in faults]
+        print(what, when, status, sorted(found), *faults, file=sys.stderr, flush=True)
 
 
-def _main(hsi: str, ref: str, folder: str, saves: int, runs: int, seed: int) -> None:
+def saves(pair: tuple[Path, Path], home: Path, count: int, seed: int, told: Findings) -> None:
+    """One process that writes a product again and again, until it is killed while it writes."""
+    arguments = [__file__, "write", *map(str, (*pair, home, count, seed))]
+    rng = np.random.default_rng(seed)
+    with subprocess.Popen(
+        [sys.executable, *arguments], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
+    ) as child:
+        assert child.stdout is not None
+        seconds = 0.0
+        for line in child.stdout:
+            entry = json.loads(line)
+            folder = home / entry["folder"]
+            if entry["what"] == "undisturbed":
+                told.whole, seconds = files_in(folder), entry["seconds"]
+            if entry["what"] == "the last":
+                _wait_for_writing(child, folder)
+                moment = _kill(child, seconds * float(rng.random()))
+                told.look(folder, "killed while writing", child.returncode, (0, -9), f"after {moment:.3f} s")
+            else:
+                allowed = {"undisturbed": (0,), "too little room": (7,), "read-only": (0, 7)}[entry["what"]]
+                told.look(folder, entry["what"], entry["status"], allowed, entry["when"])
+        child.wait(LONGEST)
+    assert "killed while writing" in str(told.ends), f"the writing process died: {child.returncode}"
+
+
+def runs(pair: tuple[Path, Path], home: Path, count: int, seed: int, told: Findings) -> None:
+    """The command, undisturbed and then killed: by turns before it writes, and while it writes."""
+    rng = np.random.default_rng(seed)
+    folder = home / "run"
+    folder.mkdir()
+    began = time.monotonic()
+    with _run(pair, folder) as child:
+        _wait_for_writing(child, folder)
+        until_writing = time.monotonic() - began
+        status = child.wait(LONGEST)
+    writing = time.monotonic() - began - until_writing
+    told.whole = files_in(folder)
+    told.look(folder, "run", status, (0,))
+    for turn in range(count):
+        folder = home / f"run {turn}"
+        folder.mkdir()
+        with _run(pair, folder) as child:
+            late = bool(turn % 2)
+            if late:
+                _wait_for_writing(child, folder)
+            moment = _kill(child, float(rng.random()) * (writing if late else until_writing))
+        what = "run killed while writing" if late else "run killed"
+        told.look(folder, what, child.returncode, (0, -9), f"after {moment:.3f} s")
+        if turn == count - 1:
+            with _run(pair, folder) as child:  # what was left is not in the way
+                told.look(folder, "run again after that", child.wait(LONGEST), (0,))
+
+
+def _run(pair: tuple[Path, Path], folder: Path) -> subprocess.Popen[bytes]:
+    command = ["-m", "hsi_fuse.cli", "run", *map(str, pair), "-o", str(folder / PRODUCT), "--overwrite"]
+    options = ["--preset", "draft", "--threads", "1", "-q"]
+    return subprocess.Popen([sys.executable, *command, *options], env=ENVIRONMENT)
+
+
+def _wait_for_writing(child: subprocess.Popen[str] | subprocess.Popen[bytes], folder: Path) -> None:
+    """Until the folder appears in which a product is made."""
+    while child.poll() is None and not any(folder.glob(".*.part")):
+        time.sleep(0.005)
+
+
+def _kill(child: subprocess.Popen[str] | subprocess.Popen[bytes], seconds: float) -> float:
+    """Wait, then SIGKILL; the moment, for the messages."""
+    time.sleep(seconds)
+    child.kill()
+    child.wait()
+    return seconds
+
+
+def write(hsi: Path, ref: Path, home: Path, count: int, seed: int) -> None:
+    """In a process of its own: fuse a pair in few steps, write it, tell of each time by a line of JSON."""
+    from hsi_fuse import fuse, load_preset, open_guide, read_hsi, save
+    from hsi_fuse.errors import HsiFuseError
+
+    faulthandler.dump_traceback_later(LONGEST, exit=True)
     warnings.simplefilter("ignore")
-    attempts = Attempts(Path(hsi).resolve(), Path(ref).resolve(), Path(folder).resolve(), seed)
-    for _ in range(saves):
-        attempts.kill()
-        attempts.fill_disk()
-        attempts.lock()
-    for _ in range(runs):
-        attempts.kill_run(float(attempts.rng.random()) * 40)
-    print(json.dumps({"wrong": attempts.wrong, "whole": sorted(attempts.whole), "seconds": attempts.seconds}))
+    rng, preset = np.random.default_rng(seed), load_preset("draft")
+    still = replace(preset.align, model="none", local=False, least_probability=0.0)
+    result = fuse(read_hsi(hsi), open_guide(ref), replace(preset, align=still, stages=()))
+
+    def tell(what: str, number: int = 0, when: str = "") -> None:
+        folder = home / f"{what} {number}"
+        folder.mkdir()
+        began, status = time.monotonic(), 0
+        with _read_only_after(folder, float(when)) if what == "read-only" else _room(what, when):
+            try:
+                save(result, folder / PRODUCT)
+            except HsiFuseError as error:
+                status = error.exit_code
+        entry = {"what": what, "folder": folder.name, "status": status, "when": when}
+        print(json.dumps({**entry, "seconds": time.monotonic() - began}), flush=True)
+
+    tell("undisturbed")
+    began = time.monotonic()
+    tell("undisturbed", 1)  # the first time imports what it needs, which takes longer
+    seconds = time.monotonic() - began
+    largest = max(path.stat().st_size for path in (home / "undisturbed 0").iterdir())
+    for number in range(count):
+        tell("too little room", number, str(int(rng.random() * largest)))
+        tell("read-only", number, str(seconds * float(rng.random()) if number else 0.0))
+    (home / "last").mkdir()
+    print(json.dumps({"what": "the last", "folder": "last"}), flush=True)
+    save(result, home / "last" / PRODUCT)
+
+
+@contextmanager
+def _room(what: str, size: str) -> Iterator[None]:
+    """A limit on the size of files, bytes; python turns the signal of it into an OSError."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if what == "too little room":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(size), before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@contextmanager
+def _read_only_after(folder: Path, seconds: float) -> Iterator[None]:
+    """Nothing is read-only for root, who is nobody meanwhile."""
+    root = os.geteuid() == 0
+    if root:
+        os.chown(folder, NOBODY, -1)
+        os.seteuid(NOBODY)
+    lock = Timer(seconds, folder.chmod, [0o555])
+    if seconds:
+        lock.start()
+    else:
+        folder.chmod(0o555)
+    yield
+    lock.cancel()
+    if root:
+        os.seteuid(0)
+    folder.chmod(0o755)
+
+
+def new_home(folder: Path) -> tuple[tuple[Path, Path], Path]:
+    """A pair, and a folder for what is made of it, that others may enter too."""
+    folder.mkdir(exist_ok=True)
+    pair = write_pair(folder / "in")
+    home = folder / "out"
+    home.mkdir()
+    for each in (folder, folder / "in", home):
+        each.chmod(0o755)
+    return (pair.hsi, pair.ref), home
 
 
 if __name__ == "__main__":
-    _main(*sys.argv[1:4], *map(int, sys.argv[4:]))
+    if sys.argv[1] == "write":
+        write(*map(Path, sys.argv[2:5]), *map(int, sys.argv[5:]))
+    else:
+        FOLDER, (SAVES, RUNS, SEED) = Path(sys.argv[1]).resolve(), map(int, sys.argv[2:])
+        PAIR, HOME = new_home(FOLDER)
+        INPUTS, WRITTEN, RUN = files_in(FOLDER / "in"), Findings(), Findings()
+        saves(PAIR, HOME, SAVES, SEED, WRITTEN)
+        runs(PAIR, HOME, RUNS, SEED, RUN)
+        SUMMARY = {"ends": WRITTEN.ends + RUN.ends, "wrong": WRITTEN.wrong + RUN.wrong}
+        print(json.dumps({**SUMMARY, "inputs kept": files_in(FOLDER / "in") == INPUTS}, indent=1))

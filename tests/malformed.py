@@ -23,7 +23,9 @@ from affine import Affine
 
 SECONDS = 10
 SEED = 20_26
-Spoil = Callable[[np.random.Generator, Path], Path]
+Spoilt = tuple[Path, tuple[str, ...]]
+"""What to read, and the fields of which at least one must be named; none where mere bytes were damaged."""
+Spoil = Callable[[np.random.Generator, Path], Spoilt]
 
 NUMBERS = (
     *("0", "-1", "1", "2", "3", "1e9", "99999999999999999999", "2147483647", "-2147483648", "4294967297"),
@@ -72,32 +74,30 @@ def _envi(folder: Path, fields: dict[str, str]) -> Path:
     return folder / "scene.hdr"
 
 
-def envi_field(rng: np.random.Generator, folder: Path) -> Path:
+def envi_field(rng: np.random.Generator, folder: Path) -> Spoilt:
     """A header with one to three fields of rubbish."""
-    fields = {key: FIELDS[key] for key in USUAL}
-    for key in rng.choice(list(FIELDS), rng.integers(1, 4), replace=False):
-        fields[str(key)] = str(rng.choice(NUMBERS))
-    return _envi(folder, fields)
+    damaged = tuple(map(str, rng.choice(list(FIELDS), rng.integers(1, 4), replace=False)))
+    rubbish = {key: str(rng.choice(NUMBERS)) for key in damaged}
+    return _envi(folder, {**{key: FIELDS[key] for key in USUAL}, **rubbish}), damaged
 
 
-def envi_lost(rng: np.random.Generator, folder: Path) -> Path:
+def envi_lost(rng: np.random.Generator, folder: Path) -> Spoilt:
     """A header without one to four of its fields, or with one twice."""
-    fields = {key: FIELDS[key] for key in USUAL}
-    for key in rng.choice(USUAL, rng.integers(1, 5), replace=False):
-        del fields[str(key)]
-    return _envi(folder, fields)
+    lost = tuple(map(str, rng.choice(USUAL, rng.integers(1, 5), replace=False)))
+    return _envi(folder, {key: FIELDS[key] for key in USUAL if key not in lost}), lost
 
 
-def envi_map(rng: np.random.Generator, folder: Path) -> Path:
+def envi_map(rng: np.random.Generator, folder: Path) -> Spoilt:
     """Rubbish in one entry of `map info`."""
     entries = FIELDS["map info"].strip("{}").split(", ")
     entries[rng.integers(len(entries))] = str(rng.choice(NUMBERS)).strip("{}")
     if rng.random() < 0.2:
         entries = entries[: rng.integers(len(entries))]
-    return _envi(folder, {**{key: FIELDS[key] for key in USUAL}, "map info": "{" + ", ".join(entries) + "}"})
+    fields = {key: FIELDS[key] for key in USUAL}
+    return _envi(folder, {**fields, "map info": "{" + ", ".join(entries) + "}"}), ("map info",)
 
 
-def envi_bomb(rng: np.random.Generator, folder: Path) -> Path:
+def envi_bomb(rng: np.random.Generator, folder: Path) -> Spoilt:
     """Sizes far beyond memory, in front of a file that looks large, or is declared compressed."""
     fields = {key: FIELDS[key] for key in USUAL}
     for key in ("samples", "lines", "bands"):
@@ -108,10 +108,10 @@ def envi_bomb(rng: np.random.Generator, folder: Path) -> Path:
             file.truncate(int(rng.choice([10**9, 10**11, 4 * 10**12])))  # a hole: takes no room
     else:
         path.write_text(_header({**fields, "file compression": "1"}))
-    return path
+    return path, ("samples", "lines", "bands")
 
 
-def envi_link(rng: np.random.Generator, folder: Path) -> Path:
+def envi_link(rng: np.random.Generator, folder: Path) -> Spoilt:
     """A header or data file that is a link to somewhere."""
     path = _envi(folder, {key: FIELDS[key] for key in USUAL})
     link = path if rng.random() < 0.3 else folder / "scene.img"
@@ -119,7 +119,7 @@ def envi_link(rng: np.random.Generator, folder: Path) -> Path:
     link.symlink_to(
         str(rng.choice(["/etc/passwd", "nowhere", "/", "scene.img", "scene.hdr", "/dev/zero", ".."]))
     )
-    return path
+    return path, ()
 
 
 def _damaged(rng: np.random.Generator, raw: bytes) -> bytes:
@@ -137,11 +137,11 @@ def _damaged(rng: np.random.Generator, raw: bytes) -> bytes:
     return bytes(data)
 
 
-def envi_bytes(rng: np.random.Generator, folder: Path) -> Path:
+def envi_bytes(rng: np.random.Generator, folder: Path) -> Spoilt:
     """A damaged header."""
     path = _envi(folder, FIELDS if rng.random() < 0.3 else {key: FIELDS[key] for key in USUAL})
     path.write_bytes(_damaged(rng, path.read_bytes()))
-    return path
+    return path, ()
 
 
 def _geotiff(path: Path, driver: str = "GTiff", **more: object) -> None:
@@ -154,7 +154,7 @@ def _geotiff(path: Path, driver: str = "GTiff", **more: object) -> None:
             file.update_tags(k + 1, wavelength=str(wavelength), wavelength_units="Nanometers", fwhm="10")
 
 
-def tiff_bytes(rng: np.random.Generator, folder: Path) -> Path:
+def tiff_bytes(rng: np.random.Generator, folder: Path) -> Spoilt:
     """A damaged GeoTIFF."""
     path = folder / "scene.tif"
     kinds = (
@@ -165,41 +165,44 @@ def tiff_bytes(rng: np.random.Generator, folder: Path) -> Path:
     )
     _geotiff(path, **kinds[rng.integers(len(kinds))])
     path.write_bytes(_damaged(rng, path.read_bytes()))
-    return path
+    return path, ()
 
 
-def tiff_tags(rng: np.random.Generator, folder: Path) -> Path:
+def tiff_tags(rng: np.random.Generator, folder: Path) -> Spoilt:
     """A sound GeoTIFF whose tags, transform or scaling are rubbish."""
     path = folder / "scene.tif"
     _geotiff(path)
     wild = np.array([0, np.nan, np.inf, 1e308, -1e-320, 1.0])
     with warnings.catch_warnings(), rasterio.open(path, "r+") as file:
         warnings.simplefilter("ignore")
-        choice = rng.integers(4)
+        choice, damaged = rng.integers(4), ("scale", "offset")
         if choice == 0:
+            damaged = ("transform",)
             file.transform = Affine(*rng.choice(wild, 6))
         elif choice == 1:
             key = str(rng.choice(["wavelength", "fwhm", "bbl", "wavelength_units"]))
+            damaged = (key,)
             for band in range(1, 5):
                 file.update_tags(band, **{key: str(rng.choice(NUMBERS)).replace("\0", "")})
         elif choice == 2:
             file.scales, file.offsets = (tuple(rng.choice(wild, 4)) for _ in range(2))
         else:
+            damaged = ("scale",)
             file.update_tags(reflectance_scale_factor=str(rng.choice(NUMBERS)))
-    return path
+    return path, damaged
 
 
-def tiff_bomb(rng: np.random.Generator, folder: Path) -> Path:
+def tiff_bomb(rng: np.random.Generator, folder: Path) -> Spoilt:
     """A few kilobytes that promise terabytes: a sparse file."""
     path, side = folder / "scene.tif", int(rng.choice([20_000, 200_000, 2_000_000]))
     more = {"SPARSE_OK": True, "tiled": True, "blockxsize": 4096, "blockysize": 4096, "BIGTIFF": "YES"}
     shape = {"count": int(rng.choice([3, 40])), "height": side, "width": side, "dtype": "uint16"}
     with rasterio.open(path, "w", driver="GTiff", **shape, **more):
         pass
-    return path
+    return path, ()
 
 
-def vrt(rng: np.random.Generator, folder: Path) -> Path:
+def vrt(rng: np.random.Generator, folder: Path) -> Spoilt:
     """A virtual raster that names itself, nothing, or a file elsewhere, with rubbish sizes."""
     names = [
         "scene.vrt",
@@ -221,7 +224,7 @@ def vrt(rng: np.random.Generator, folder: Path) -> Path:
     text = "".join(band.format(k=k + 1) for k in range(bands))
     raw = f'<VRTDataset rasterXSize="{size[0]}" rasterYSize="{size[1]}">{text}</VRTDataset>'.encode()
     (folder / "scene.vrt").write_bytes(_damaged(rng, raw) if rng.random() < 0.4 else raw)
-    return folder / "scene.vrt"
+    return folder / "scene.vrt", ()
 
 
 def _prisma(path: Path, shape: tuple[int, int, int] = (5, 4, 6)) -> None:
@@ -243,20 +246,20 @@ def _prisma(path: Path, shape: tuple[int, int, int] = (5, 4, 6)) -> None:
             file.attrs[f"Product_{corner}corner_northing"] = 5e6 - 30 * y
 
 
-def prisma_bytes(rng: np.random.Generator, folder: Path) -> Path:
+def prisma_bytes(rng: np.random.Generator, folder: Path) -> Spoilt:
     """A damaged PRISMA file."""
     path = folder / "scene.he5"
     _prisma(path)
     path.write_bytes(_damaged(rng, path.read_bytes()))
-    return path
+    return path, ()
 
 
-def prisma_attributes(rng: np.random.Generator, folder: Path) -> Path:
+def prisma_attributes(rng: np.random.Generator, folder: Path) -> Spoilt:
     """A PRISMA file with rubbish attributes, or cubes that promise too much."""
     path = folder / "scene.he5"
     if rng.random() < 0.2:
         _prisma(path, (200_000, 60, 200_000))
-        return path
+        return path, ("bands", "lines", "samples")
     _prisma(path)
     with h5py.File(path, "r+") as file:
         key = str(rng.choice(sorted(file.attrs)))
@@ -273,10 +276,13 @@ def prisma_attributes(rng: np.random.Generator, folder: Path) -> Path:
             2**62,
         )
         file.attrs[key] = wild[rng.integers(len(wild))]
-    return path
+    return path, (key,)
 
 
-def metadata(rng: np.random.Generator, folder: Path) -> Path:
+BAND_FIELDS = ("wavelengthCenterOfBand", "FWHMOfBand", "GainOfBand", "OffsetOfBand")
+
+
+def metadata(rng: np.random.Generator, folder: Path) -> Spoilt:
     """An EnMAP product with a damaged XML, or one that expands without end."""
     _geotiff(folder / "ENMAP01_L2A-SPECTRAL_IMAGE.TIF")
     band = (
@@ -284,8 +290,11 @@ def metadata(rng: np.random.Generator, folder: Path) -> Path:
         "<GainOfBand>{}</GainOfBand><OffsetOfBand>{}</OffsetOfBand></bandID>"
     )
     values = [["550", "10", "0.0001", "0"] for _ in range(4)]
+    damaged: tuple[str, ...] = ()
     if rng.random() < 0.5:
-        values[rng.integers(4)][rng.integers(4)] = str(rng.choice(NUMBERS)).replace("\0", "")
+        field = rng.integers(4)
+        values[rng.integers(4)][field] = str(rng.choice(NUMBERS)).replace("\0", "")
+        damaged = (BAND_FIELDS[field],)
     head = ""
     if rng.random() < 0.1:
         entities = "".join(f'<!ENTITY e{k} "{f"&e{k - 1};" * 10}">' for k in range(1, 12))
@@ -294,11 +303,13 @@ def metadata(rng: np.random.Generator, folder: Path) -> Path:
     bands = "".join(band.format(*each) for each in values)
     raw = f"{head}<a><bandCharacterisation>{bands}</bandCharacterisation></a>".encode()
     path = folder / "ENMAP01_L2A-METADATA.XML"
-    path.write_bytes(_damaged(rng, raw) if rng.random() < 0.4 else raw)
-    return path
+    if head or rng.random() < 0.4:
+        damaged, raw = (), raw if head else _damaged(rng, raw)
+    path.write_bytes(raw)
+    return path, damaged
 
 
-def rubbish(rng: np.random.Generator, folder: Path) -> Path:
+def rubbish(rng: np.random.Generator, folder: Path) -> Spoilt:
     """Bytes of no format at all, or of the first bytes of one."""
     starts = (
         b"",
@@ -314,7 +325,7 @@ def rubbish(rng: np.random.Generator, folder: Path) -> Path:
     suffix = str(rng.choice([".tif", ".img", ".hdr", ".he5", ".nc", "", ".jp2", ".png", ".vrt", ".zip"]))
     path = folder / f"scene{suffix}"
     path.write_bytes(starts[rng.integers(len(starts))] + rng.bytes(int(rng.integers(0, 3000))))
-    return path
+    return path, ()
 
 
 KINDS: tuple[tuple[Spoil, int], ...] = (
@@ -333,12 +344,12 @@ KINDS: tuple[tuple[Spoil, int], ...] = (
 COUNT = sum(count for _, count in KINDS)
 
 
-def spoiled(number: int, folder: Path) -> tuple[str, Path]:
-    """Make malformed file `number` in an empty folder: the kind, and what to read."""
+def spoiled(number: int, folder: Path) -> tuple[str, Path, tuple[str, ...]]:
+    """Make malformed file `number` in an empty folder: the kind, what to read, and the damaged fields."""
     rng, left = np.random.default_rng((SEED, number)), number
     for kind, count in KINDS:
         if left < count:
-            return kind.__name__, kind(rng, folder)
+            return (kind.__name__, *kind(rng, folder))
         left -= count
     raise IndexError(number)
 
@@ -351,7 +362,7 @@ def shuffled(count: int) -> list[int]:
 def _main(folder: Path, first: int, last: int, megabytes: int) -> None:
     import resource
 
-    from hsi_fuse.errors import HsiFuseError
+    from hsi_fuse.errors import ReadError
 
     warnings.simplefilter("ignore")
     for read in ("hsi", "guide"):  # import what they import before memory is limited
@@ -362,16 +373,16 @@ def _main(folder: Path, first: int, last: int, megabytes: int) -> None:
     for number in range(first, last):
         place = folder / str(number)
         place.mkdir()
-        kind, path = spoiled(number, place)
+        kind, path, damaged = spoiled(number, place)
         before = listing(place)
         print(f"{number} {kind}", file=sys.stderr, flush=True)  # the last line names what killed the process
         signal.alarm(SECONDS)
         for read in ("hsi", "guide"):
             try:
                 _read(read, path)
-            except HsiFuseError as error:
-                if len(str(error)) > 2000 or ("scene" not in str(error) and "ENMAP" not in str(error)):
-                    wrong.append(f"{number} {kind} {read}: poor message: {str(error)[:300]}")
+            except ReadError as error:
+                if not names(str(error), path, damaged):
+                    wrong.append(f"{number} {kind} {read}: {damaged}, poor message: {str(error)[:300]}")
             except BaseException as error:
                 wrong.append(f"{number} {kind} {read}: {type(error).__name__}: {error}"[:400])
         signal.alarm(0)
@@ -379,6 +390,12 @@ def _main(folder: Path, first: int, last: int, megabytes: int) -> None:
             wrong.append(f"{number} {kind}: files were written")
         shutil.rmtree(place)
     print(json.dumps(wrong))
+
+
+def names(message: str, path: Path, damaged: tuple[str, ...]) -> bool:
+    """Whether a message is of some length, and names the file and a field that was damaged."""
+    field = not damaged or any(name in message for name in damaged)
+    return len(message) <= 2000 and path.stem.removesuffix("-METADATA") in message and field
 
 
 def _sound(folder: Path) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +10,9 @@ import pytest
 import rasterio
 from rasterio.transform import from_origin
 from rasterio.warp import transform
+from test_read_products import TAKEN, dlr_product
 
-from hsi_fuse.batch.discover import acquired, find_images
+from hsi_fuse.batch.discover import find_images
 from hsi_fuse.batch.pairing import pair_up, read_pairs
 from hsi_fuse.batch.plan import plan_batch
 from hsi_fuse.errors import PresetError, ReadError
@@ -80,6 +80,29 @@ def test_an_envi_pair_is_one_image_named_by_its_header(pair):
     assert [image.path for image in found.references] == [pair.ref]
 
 
+def test_a_virtual_raster_is_one_image_with_the_files_that_it_names(tmp_path, write):
+    named = write("a.tif"), write("deep/b.tif")
+    source = "<SimpleSource><SourceFilename relativeToVRT='1'>{}</SourceFilename></SimpleSource>"
+    bands = "".join(
+        f"<VRTRasterBand dataType='Byte' band='{k}'>{source.format(name)}</VRTRasterBand>"
+        for k, name in enumerate(("a.tif", "deep/b.tif", "/dev/zero"), 1)  # the last is no plain file
+    )
+    both = tmp_path / "both.vrt"
+    both.write_text(f"<VRTDataset rasterXSize='160' rasterYSize='160'>{bands}</VRTDataset>")
+    found = find_images(tmp_path)
+    assert [image.path for image in found.references] == [both]
+    assert set(found.references[0].files) == {both, *named}
+
+
+def test_what_lies_beside_an_image_and_tells_of_it_is_part_of_it(tmp_path, write):
+    """The XML of EnMAP: with other gains in it the image is another one."""
+    image, xml, _ = dlr_product(tmp_path, "enmap")
+    found = find_images(tmp_path)
+    assert [each.path for each in found.references] == [image]
+    assert set(found.references[0].files) == {image, xml}
+    assert found.references[0].time == TAKEN
+
+
 def test_a_broken_image_is_told_and_not_passed_over(tmp_path, pair):
     pair.hsi.with_suffix(".img").write_bytes(b"cut off")
     pair.ref.write_bytes(pair.ref.read_bytes()[:20])
@@ -105,20 +128,6 @@ def test_products_and_the_output_folder_are_not_looked_at(tmp_path, write):
     found = find_images(tmp_path, without=tmp_path / "out")
     assert (found.hsis, found.references) == ((), ())
     assert {path.name for path, _ in found.left_out} == {"sharp.tif", "sharp_rgb.tif"}
-
-
-@pytest.mark.parametrize(
-    ("tags", "time"),
-    [
-        ({"acquisition time": "2018-06-04T10:20:30Z"}, datetime(2018, 6, 4, 10, 20, 30, tzinfo=UTC)),
-        ({"EXIF_DateTimeOriginal": "2018:06:04 10:20:30"}, datetime(2018, 6, 4, 10, 20, 30, tzinfo=UTC)),
-        ({"time_coverage_start": "2022-07-24T12:00:00+02:00"}, datetime(2022, 7, 24, 10, tzinfo=UTC)),
-        ({"TIFFTAG_DATETIME": "2018:06:04 10:20:30"}, None),  # when the file was written
-        ({"acquisition time": "in June"}, None),
-    ],
-)
-def test_when_an_image_was_taken(tags, time):
-    assert acquired(tags) == time
 
 
 # --- pairing -----------------------------------------------------------------------------------------------

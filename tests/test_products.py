@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,10 +17,13 @@ from affine import Affine
 from rasterio.crs import CRS
 from synthetic import RATIO, WAVELENGTHS, pair_with_gaps
 
-from hsi_fuse import fuse, load_preset, read_hsi
+from hsi_fuse import Inputs, fuse, load_preset, read_hsi
 from hsi_fuse.errors import HsiFuseWarning, WriteError
 from hsi_fuse.grid import Grid
+from hsi_fuse.known import SensorWords
 from hsi_fuse.pipeline import FusionResult
+from hsi_fuse.read import Parts, open_mask
+from hsi_fuse.read.mask import parse_mask
 from hsi_fuse.write import SIDE_PRODUCTS, check_outputs, outputs, save
 
 GRID = Grid(CRS.from_epsg(32632), Affine(4, 0, 700_000, 0, -4, 5_400_000), 28, 24)
@@ -61,6 +66,27 @@ def test_the_list_of_outputs_is_what_is_written(result, tmp_path, driver):
     assert written == list(outputs(tmp_path / "sharp.tif", driver))
     assert written[0] == tmp_path / "sharp.tif"
     assert names(tmp_path) == {"sharp.tif", *("sharp" + ending for ending in SIDE_PRODUCTS)}
+
+
+@pytest.mark.usefixtures("plain_report")
+def test_the_provenance_tells_files_parts_and_what_was_known(result, tmp_path, pair):
+    """Enough to repeat the run: the masks and what was known beforehand too, by their hashes."""
+    mask, srf = tmp_path / "clouds.tif", tmp_path / "srf.csv"
+    with rasterio.open(mask, "w", driver="GTiff", count=1, height=8, width=8, dtype="uint8") as file:
+        file.write(np.zeros((1, 8, 8), np.uint8))
+    srf.write_text("wavelength_nm,blue\n450,1\n")
+    parts = Parts(
+        (500_000.0, 5_299_920.0, 500_080.0, 5_300_000.0), guide_mask=open_mask(*parse_mask(f"{mask}:3,8-10"))
+    )
+    inputs = Inputs(pair.hsi, pair.ref, parts, SensorWords(srf, psf="1.2"), wavelengths=Path("prisma"))
+    save(result, tmp_path / "sharp.tif", inputs=inputs)
+    told = json.loads((tmp_path / "sharp_quality.json").read_text())["provenance"]
+    files = (pair.hsi, pair.hsi.with_suffix(".img"), pair.ref, mask, srf)
+    assert {each["name"]: each["sha256"] for each in told["inputs"]} == {
+        str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files
+    }
+    assert told["parts"] == {"bounds": list(parts.bounds), "hsi_mask": None, "guide_mask": f"{mask}:3,8-10"}
+    assert told["known"] == {"srf": str(srf), "guide_sensor": None, "psf": "1.2", "wavelengths": "prisma"}
 
 
 @pytest.mark.usefixtures("plain_report")

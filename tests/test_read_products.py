@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import warnings
+from datetime import UTC, datetime
 
 import h5py
 import numpy as np
@@ -11,10 +13,13 @@ import rasterio
 from affine import Affine
 from rasterio.crs import CRS
 
+from hsi_fuse.acquisition import acquired
 from hsi_fuse.errors import HsiFuseWarning, ReadError
 from hsi_fuse.read import open_guide, read_hsi
+from hsi_fuse.read.recognise import describe
 
 ROWS, COLUMNS = 11, 9
+TAKEN = datetime(2022, 7, 24, 10, 45, 26, tzinfo=UTC)
 VNIR = np.array([0.0, 990, 930, 700, 450])
 SWIR = np.array([2400.0, 1600, 1020, 950, 0])
 
@@ -42,6 +47,25 @@ def prisma(path, *, centred=True, **spoil):
             stored[name] = cube
             file.create_dataset(f"HDFEOS/SWATHS/PRS_L2D_HCO/Data Fields/{name}_Cube", data=cube.astype("u2"))
     return path, stored
+
+
+def taken_at(path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return acquired(describe(path).tags)
+
+
+def files_of(path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return set(describe(path).files)
+
+
+def test_prisma_tells_when_it_was_taken(tmp_path):
+    path, _ = prisma(tmp_path / "p.he5", Product_StartTime=b"2022-07-24T10:45:26.123456")
+    assert taken_at(path).replace(microsecond=0) == TAKEN
+    assert files_of(path) == {path}
+    assert taken_at(prisma(tmp_path / "q.he5")[0]) is None
 
 
 def test_prisma_bands_come_sorted_and_scaled_by_their_detector(tmp_path):
@@ -107,6 +131,7 @@ def emit(path):
         file["location/glt_x"] = np.where(outside, 0, glt_x).astype("i4")
         file["location/glt_y"] = np.where(outside, 0, glt_y).astype("i4")
         file.attrs["geotransform"] = [-115.9, 5.4e-4, 0, 33.4, 0, -5.4e-4]
+        file.attrs["time_coverage_start"] = "2022-07-24T10:45:26+0000"
         file.attrs["spatial_ref"] = CRS.from_epsg(4326).to_wkt()
     return path, cube, np.where(outside, 0, glt_x), np.where(outside, 0, glt_y)
 
@@ -114,6 +139,7 @@ def emit(path):
 def test_emit_is_laid_on_its_map_by_the_lookup_table(tmp_path):
     path, cube, glt_x, glt_y = emit(tmp_path / "e.nc")
     raster = read_hsi(path)
+    assert acquired(raster.tags) == TAKEN
     assert raster.grid.shape == (15, 13)
     assert raster.grid.transform == Affine(5.4e-4, 0, -115.9, 0, -5.4e-4, 33.4)
     assert raster.grid.crs.to_epsg() == 4326
@@ -173,7 +199,8 @@ def dlr_product(folder, kind, wavelengths=(423.0, 560.0, 860.0, 1650.0)):
     bands = "".join(BAND[kind].format(k=k + 1, w=w) for k, w in enumerate(wavelengths))
     xml = folder / f"{NAMES[kind]}-METADATA.{'XML' if kind == 'enmap' else 'xml'}"
     xml.write_text(
-        f"<level_X><specific><bandCharacterisation>{bands}</bandCharacterisation><interiorOrientation>"
+        "<level_X><base><temporalCoverage><startTime>2022-07-24T10:45:26.000Z</startTime></temporalCoverage></base>"
+        f"<specific><bandCharacterisation>{bands}</bandCharacterisation><interiorOrientation>"
         "<band><x>1</x></band></interiorOrientation></specific></level_X>"
     )
     return image, xml, stored
@@ -183,7 +210,10 @@ def dlr_product(folder, kind, wavelengths=(423.0, 560.0, 860.0, 1650.0)):
 @pytest.mark.parametrize("named", ["folder", "xml", "image"])
 def test_enmap_and_desis_take_bands_and_scaling_from_their_xml(tmp_path, kind, named):
     image, xml, stored = dlr_product(tmp_path, kind)
-    raster = read_hsi({"folder": tmp_path, "xml": xml, "image": image}[named])
+    path = {"folder": tmp_path, "xml": xml, "image": image}[named]
+    raster = read_hsi(path)
+    assert acquired(raster.tags) == TAKEN
+    assert files_of(path) == {image, xml}
     np.testing.assert_array_equal(raster.wavelengths_nm, [423, 560, 860, 1650])
     assert raster.fwhm_nm[0] == (6.5 if kind == "enmap" else 3.5)
     assert (raster.encoding.dtype, raster.encoding.scale, raster.encoding.nodata) == ("int16", 1e-4, -32768)
@@ -213,7 +243,8 @@ def test_an_xml_never_says_where_the_pixels_lie(tmp_path):
         read_hsi(xml)
 
 
-METADATA = """<n1:Level-2A_User_Product xmlns:n1="x"><n1:General_Info><QUANTIFICATION_VALUES_LIST>
+METADATA = """<n1:Level-2A_User_Product xmlns:n1="x"><n1:General_Info><Product_Info><Datatake>
+<DATATAKE_SENSING_START>2022-07-24T10:45:26.000Z</DATATAKE_SENSING_START></Datatake></Product_Info><QUANTIFICATION_VALUES_LIST>
 <AOT_QUANTIFICATION_VALUE unit="none">1000.0</AOT_QUANTIFICATION_VALUE>
 <BOA_QUANTIFICATION_VALUE unit="none">10000</BOA_QUANTIFICATION_VALUE></QUANTIFICATION_VALUES_LIST>
 <BOA_ADD_OFFSET_VALUES_LIST><BOA_ADD_OFFSET band_id="1">-1000</BOA_ADD_OFFSET>
@@ -261,6 +292,9 @@ def test_sentinel_2_is_one_reference_of_four_bands_its_offset_applied(safe, name
         expected = (stored[name][2:].astype(float) - offset) / 1e4
         np.testing.assert_allclose(window.values[k, 2:], expected, atol=1e-6)
     assert window.wavelengths_nm.tolist() == [492.5, 559.5, 664.8, 832.9]
+    assert acquired(window.tags) == TAKEN
+    bands = {next(folder.rglob(f"*_{name}_10m.jp2")) for name in guide.band_names}
+    assert set(guide.source.files) == {*bands, folder / "MTD_MSIL2A.xml"}
 
 
 def test_sentinel_2_without_metadata_or_band_says_so(safe):
@@ -287,6 +321,7 @@ def test_a_folder_of_single_bands_is_one_reference_in_natural_order(tmp_path):
     with pytest.warns(HsiFuseWarning, match=r"LC09_pan_coarse\.tif have larger pixels"):
         guide = open_guide(tmp_path)
     assert guide.band_names == ("LC09_B2", "LC09_B9", "LC09_B10")
+    assert set(guide.source.files) == {tmp_path / f"LC09_{name}.TIF" for name in bands}
     assert guide.read(0, 0, 8, 8).values[:, 3, 3].tolist() == [2, 3, 1]
 
 

@@ -21,7 +21,7 @@ from hsi_fuse.errors import HsiFuseWarning, WriteError
 from hsi_fuse.pipeline import FusionResult
 from hsi_fuse.write import ENDINGS, ON_REQUEST, save
 from hsi_fuse.write.layers import FADING, NO_DATA, NO_GUIDE, SEEN
-from hsi_fuse.write.stac import EXTENSIONS, acquisition_time, footprint_of
+from hsi_fuse.write.stac import EXTENSIONS, footprint_of
 from hsi_fuse.write.table import PRODUCTS
 from hsi_fuse.write.unmixed import unmixed
 
@@ -272,19 +272,3 @@ def test_without_acquisition_time_the_item_has_that_of_processing_and_it_is_said
         save(timeless, tmp_path / "sharp.tif", products=["stac"])
     fields = json.loads((tmp_path / "sharp_stac.json").read_text())["properties"]
     assert fields["datetime"] == fields["processing:datetime"]
-
-
-@pytest.mark.parametrize(
-    ("tags", "wanted"),
-    [
-        ({"acquisition time": "2022-07-24T10:45:26.0Z"}, "2022-07-24T10:45:26Z"),
-        ({"Acquisition Time": "2022-07-24T10:45:26+02:00"}, "2022-07-24T08:45:26Z"),
-        ({"TIFFTAG_DATETIME": "2022:07:24 10:45:26"}, "2022-07-24T10:45:26Z"),
-        ({"TIFFTAG_DATETIME": "x", "acquisition date": "2022-07-24"}, "2022-07-24T00:00:00Z"),
-        ({"acquisition time": "{2022-07-24 10:45:26}"}, "2022-07-24T10:45:26Z"),
-        ({"acquisition time": "noon"}, None),
-        ({}, None),
-    ],
-)
-def test_acquisition_times_are_read(tags, wanted):
-    assert acquisition_time(tags) == wanted

@@ -112,6 +112,15 @@ def tiny(monkeypatch: pytest.MonkeyPatch):
     return problem, Subspace(torch.from_numpy(basis), torch.from_numpy(mean), torch.from_numpy(noise)), prior
 
 
+@pytest.mark.parametrize("covariance", [1e12 * torch.ones(K, K), torch.full((K, K), np.nan)])
+def test_a_guess_hopelessly_far_off_is_an_error_that_asks_for_the_responses(tiny, covariance):
+    """As responses of another sensor make it: one direction outweighs all others beyond all digits."""
+    problem, subspace, prior = tiny
+    hopeless = replace(prior, covariance=covariance.double())
+    with pytest.raises(SolveError, match=r"cannot be solved.*--srf"):
+        solve_map(problem, subspace, hopeless, MapOptions())
+
+
 def blur_matrix(psf):
     """(16, 64): every HSI pixel as a sum over fine pixels, edges mirrored."""
     reach, matrix = (len(psf) - S) // 2, np.zeros((COARSE, COARSE, FINE, FINE))

@@ -18,7 +18,7 @@ from rasterio.crs import CRS
 
 from hsi_fuse.encode import Encoder
 from hsi_fuse.errors import HsiFuseWarning, WriteError
-from hsi_fuse.files import atomic, atomic_files, check_output, write_text
+from hsi_fuse.files import atomic, atomic_files, check_output, staged, write_text
 from hsi_fuse.grid import Grid
 from hsi_fuse.raster import Encoding, Raster
 from hsi_fuse.read import read_hsi
@@ -329,6 +329,33 @@ def test_full_disk_is_a_write_error_even_when_gdal_notices_only_on_closing(tmp_p
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_locked_while_files_get_their_names_is_a_write_error(tmp_path, monkeypatch):
+    """What has its name already cannot be taken away then; it is whole, and the product does not stand."""
+    move = os.replace
+
+    def lock(source, target):
+        if target == tmp_path / "o.tif":
+            raise PermissionError(13, "Permission denied")
+        return move(source, target)
+
+    def denied(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    finals = tmp_path / "o.tif", tmp_path / "o_srf.csv"
+
+    def write():
+        with staged(*finals) as folder:
+            for final in finals:
+                (folder / final.name).write_text("whole")
+            monkeypatch.setattr("hsi_fuse.files.os.replace", lock)
+            monkeypatch.setattr(Path, "unlink", denied)
+
+    with pytest.raises(WriteError, match=r"o\.tif: Permission denied"):
+        write()
+    assert not finals[0].exists()
+    assert finals[1].read_text() == "whole"
 
 
 def test_outputs_are_checked_before_the_work(tmp_path):

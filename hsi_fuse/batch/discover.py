@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
+from hsi_fuse.acquisition import acquired
 from hsi_fuse.errors import ReadError
 from hsi_fuse.grid import Grid
-from hsi_fuse.read import envi
 from hsi_fuse.read.guide import MOST_BANDS
 from hsi_fuse.read.recognise import describe
 from hsi_fuse.write.table import PRODUCTS
@@ -24,12 +24,6 @@ SIGNATURES = {
 """How the files begin that may hold an image; ENVI's is that of its header."""
 SURELY_IMAGES = ("TIFF", "ENVI")
 """Of these, one that cannot be read is a broken image; of the others it may be anything."""
-TIME_KEYS = (
-    *("acquisition_time", "acquisitiondatetime", "acquisition_date_time", "sensing_time", "datatake_start"),
-    *("time_coverage_start", "product_starttime", "start_time", "starttime", "exif_datetimeoriginal"),
-    *("acquisition_date", "date_acquired"),
-)
-"""Names under which files tell when they were taken, the surest first; none is a time of writing."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +95,9 @@ def find_images(folder: Path, without: Path | None = None) -> Found:
     claimed: set[Path] = set()
     unreadable: list[tuple[Path, str]] = []
     left_out: list[tuple[Path, str]] = []
-    # headers first: what they describe is one image with them
-    for path, kind in sorted(_candidates(folder, without), key=lambda each: (each[1] != "ENVI", each[0])):
+    # headers and virtual rasters first: what they describe is one image with them
+    candidates = _candidates(folder, without)
+    for path, kind in sorted(candidates, key=lambda each: (each[1] not in ("ENVI", "VRT"), each[0])):
         if path in claimed:
             continue
         if _made_here(path):
@@ -136,25 +131,8 @@ def look_at(path: Path) -> Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a run tells them again, of the images that it reads
         source = describe(path)
-        pair = envi.pair_of(path)
-    files = [path, source.path, *((pair[0].path, pair[1]) if pair else ())]
-    files += [side for file in files if (side := file.with_name(file.name + ".aux.xml")).exists()]
-    return Image(path, tuple(dict.fromkeys(files)), source.grid, source.bands, acquired(source.tags))
-
-
-def acquired(tags: Mapping[str, str]) -> datetime | None:
-    """When an image was taken, from what its file says; UTC where no zone is named."""
-    named = {key.lower().replace(" ", "_").replace("-", "_"): str(value) for key, value in tags.items()}
-    for key in TIME_KEYS:
-        text = named.get(key, "").strip(" {}\"'")
-        if text[4:5] == ":" == text[7:8]:  # as EXIF has it
-            text = text[:10].replace(":", "-") + text[10:]
-        try:
-            time = datetime.fromisoformat(text)
-        except ValueError:
-            continue
-        return time if time.tzinfo else time.replace(tzinfo=UTC)
-    return None
+    files = tuple(dict.fromkeys((path, *source.files)))
+    return Image(path, files, source.grid, source.bands, acquired(source.tags))
 
 
 def _candidates(folder: Path, without: Path | None) -> Iterator[tuple[Path, str]]:

@@ -75,6 +75,7 @@ def stacked(sources: Sequence[Source], path: Path) -> Source:
         spectrum=Spectrum(np.concatenate(known)) if len(known) == len(fine) else Spectrum(),
         names=tuple(name for source in fine for name in (source.names or (source.path.stem,))),
         tags={},
+        beside=tuple(file for source in fine for file in source.files),
     )
 
 

@@ -1,8 +1,9 @@
 """EnMAP L2A and DESIS L2A: a GeoTIFF with an XML beside it. Experimental: no real XML was at hand.
 
 Structure: EnMAP HSI Level 1B / 1C / 2A product specification (DLR, EN-PCV-ICD-2009-2) and DESIS products
-definition document (DLR, 2019). Both name, for each band, its wavelength, width, gain and offset; only the
-tags differ. The pixels' own layout (int16, reflectance x 10000, nodata -32768) a real EnMAP crop confirms.
+definition document (DLR, 2019). Both name, for each band, its wavelength, width, gain and offset (only the
+tags differ), and when the scene was taken (temporalCoverage/startTime). The pixels' own layout (int16,
+reflectance x 10000, nodata -32768) a real EnMAP crop confirms.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from hsi_fuse.acquisition import tag_of
 from hsi_fuse.errors import ReadError
 from hsi_fuse.read import geotiff
 from hsi_fuse.read.source import Numbers, Source
@@ -87,7 +89,8 @@ def _describe(product: Product, xml: Path) -> Source:
     if not images:
         raise ReadError(f"{xml} has no image beside it; expected a name that ends in -SPECTRAL_IMAGE.TIF")
     source = geotiff.describe(images[0])
-    bands = _bands(product, xml)
+    root = _root(xml)
+    bands = _bands(product, root, xml)
     if len(bands) != source.bands:
         raise ReadError(f"{xml} describes {len(bands)} bands, but {images[0]} has {source.bands}")
     known = any(nodata is not None for nodata in source.nodata)
@@ -104,17 +107,26 @@ def _describe(product: Product, xml: Path) -> Source:
         offset=columns[product.offset],
         nodata=source.nodata if known else (MISSING,) * source.bands,
         spectrum=spectrum_of(columns[product.wavelength], columns[product.fwhm], "nm", None, xml),
-        tags={**source.tags, "sensor": product.sensor, "product": "L2A"},
+        tags={
+            **source.tags,
+            **tag_of(root.findtext(".//temporalCoverage/startTime")),
+            "sensor": product.sensor,
+            "product": "L2A",
+        },
+        beside=(*source.beside, xml),
     )
 
 
-def _bands(product: Product, xml: Path) -> list[ElementTree.Element]:
+def _root(xml: Path) -> ElementTree.Element:
     if xml.stat().st_size > LARGEST_XML:
         raise ReadError(f"{xml} has {xml.stat().st_size} bytes: no metadata of one image is as long")
     try:
-        root = ElementTree.parse(xml).getroot()
+        return ElementTree.parse(xml).getroot()
     except (ElementTree.ParseError, OSError, ValueError, LookupError) as error:
         raise ReadError(f"cannot read {xml}: {error}") from error
+
+
+def _bands(product: Product, root: ElementTree.Element, xml: Path) -> list[ElementTree.Element]:
     # the same element stands in other parts of the file too (geometry)
     part = next(root.iter("bandCharacterisation"), None)
     found = [] if part is None else list(part.iter(product.band))

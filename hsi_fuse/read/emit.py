@@ -18,8 +18,9 @@ from affine import Affine
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
+from hsi_fuse.acquisition import tag_of
 from hsi_fuse.errors import ReadError
-from hsi_fuse.read.hdf5 import attribute, crs_of, dataset, is_hdf5, opened_hdf5, vector
+from hsi_fuse.read.hdf5 import attribute, crs_of, dataset, is_hdf5, opened_hdf5, text_attribute, vector
 from hsi_fuse.read.place import checked_grid
 from hsi_fuse.read.source import Source
 from hsi_fuse.read.store import BLOCK_BYTES, Flags, Opened
@@ -60,19 +61,23 @@ def _describe(file: Any, path: Path) -> Source:
     wavelengths, fwhm = (vector(file, f"{BANDS}/{name}", bands, path) for name in ("wavelengths", "fwhm"))
     flags = f"{BANDS}/good_wavelengths"
     good = vector(file, flags, bands, path) != 0 if flags in file else None
-    wkt = file.attrs.get("spatial_ref", "")
-    wkt = wkt.decode("utf-8", "replace") if isinstance(wkt, bytes) else str(wkt)
     transform = Affine.from_gdal(*attribute(file, "geotransform", path, 6))
     return Source(
         path=path,
         store=EmitStore(path),
-        grid=checked_grid(crs_of(wkt, path), transform, across.shape[1], across.shape[0], path),
+        grid=checked_grid(
+            crs_of(text_attribute(file, "spatial_ref"), path),
+            transform,
+            across.shape[1],
+            across.shape[0],
+            path,
+        ),
         dtype=str(cube.dtype),
         scale=np.ones(bands),
         offset=np.zeros(bands),
         nodata=(float(np.ravel(cube.attrs.get("_FillValue", FILL))[0]),) * bands,
         spectrum=spectrum_of(wavelengths, fwhm, "nm", good, path),
-        tags={"sensor": "EMIT", "product": "L2A"},
+        tags={"sensor": "EMIT", "product": "L2A", **tag_of(text_attribute(file, "time_coverage_start"))},
     )
 
 

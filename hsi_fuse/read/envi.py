@@ -36,6 +36,9 @@ _SPECTRUM = ("wavelength", "wavelength units", "fwhm", "bbl", "band names")
 _SCALING = ("reflectance scale factor", "data gain values", "data offset values")
 CONSUMED = frozenset((*_SHAPE, *_KIND, *_PLACE, *_SPECTRUM, *_SCALING))
 
+STEERING = (*_SHAPE, *_KIND, "map info", "coordinate system string")
+"""What GDAL goes by when it opens the data file."""
+
 MOST_BANDS = 10_000
 """Above any spectrometer's; GDAL needs minutes to open ten times as many."""
 
@@ -140,7 +143,7 @@ def read_header(path: Path) -> Header:
     try:
         header = Header(path, _parse(raw))
     except EnviException as error:
-        raise ReadError(f"{path}: the header cannot be parsed; is a closing brace missing?") from error
+        raise ReadError(f"{path}: the header cannot be parsed: {error}") from error
     if "library" in header.text("file type").lower():
         raise ReadError(f"{path} describes a spectral library, not an image")
     return header
@@ -153,15 +156,19 @@ def _describe(header: Header, data: Path) -> Source:
     if not header.tiff:
         _check_storage(header, data)
     promised = (bands, header.integer("lines"), header.integer("samples"))
-    with opened(data, driver) as dataset:
-        found = (dataset.count, dataset.height, dataset.width)
-        if found != promised:
-            raise ReadError(
-                f"{header.path} promises (bands, lines, samples) = {promised}, but {data} has {found}; "
-                "is it the header of another file?"
-            )
-        grid, dtypes = grid_of(dataset, data), dataset.dtypes
-        indexes, alpha = measured_bands(dataset) if header.tiff else (dataset.indexes, None)
+    try:
+        with opened(data, driver) as dataset:
+            found = (dataset.count, dataset.height, dataset.width)
+            grid, dtypes = grid_of(dataset, data), dataset.dtypes
+            indexes, alpha = measured_bands(dataset) if header.tiff else (dataset.indexes, None)
+    except ReadError as error:
+        said = ", ".join(f"{key} = {brief(header.text(key))}" for key in STEERING if key in header.fields)
+        raise ReadError(f"{error}. The header, {header.path}, says {said}") from error
+    if found != promised:
+        raise ReadError(
+            f"{header.path} promises (bands, lines, samples) = {promised}, but {data} has {found}; "
+            "is it the header of another file?"
+        )
     keep = np.array(indexes) - 1
     scale, offset = _scaling(header, bands)
     names = header.fields.get("band names", [])
@@ -176,6 +183,7 @@ def _describe(header: Header, data: Path) -> Source:
         spectrum=_spectrum(header, bands).take(keep),
         names=tuple(names[i] for i in keep) if isinstance(names, list) and len(names) == bands else (),
         tags={k: _as_text(v) for k, v in header.fields.items() if k not in CONSUMED},
+        beside=(header.path,),
     )
 
 
@@ -271,12 +279,14 @@ def _check_storage(header: Header, data: Path) -> None:
         )
     if header.integer("file compression", 0):
         return
-    expected = header.integer("header offset", 0) + math.prod(sizes) * np.dtype(DTYPES[code]).itemsize
+    offset = header.integer("header offset", 0)
+    expected = offset + math.prod(sizes) * np.dtype(DTYPES[code]).itemsize
     actual = data.stat().st_size
     if actual < expected:
         raise ReadError(
             f"{data} has {actual} bytes, but its header promises {expected} "
-            f"(samples x lines x bands = {' x '.join(map(str, sizes))} of {DTYPES[code]}); "
+            f"(header offset {offset}, then samples x lines x bands = {' x '.join(map(str, sizes))} of data "
+            f"type {code}, {DTYPES[code]}); "
             "the file is cut off or the header is wrong"
         )
 
@@ -319,12 +329,29 @@ def _parse(raw: bytes) -> Fields:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = raw.decode("latin-1")
+    field = _unclosed(text)
+    if field is not None:
+        raise EnviException(f"the brace that {brief(field)} opens is not closed; close it")
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns of upper-case field names
         copy = Path(folder) / "header.hdr"
         copy.write_text(text.lstrip(), encoding="utf-8")
         fields: Fields = read_envi_header(str(copy))
     return fields
+
+
+def _unclosed(text: str) -> str | None:
+    """The field whose brace is still open where another field begins, or at the end."""
+    field = None
+    for line in text.splitlines():
+        key, sign, value = (part.strip() for part in line.partition("="))
+        if field is not None and sign and key.lower() in CONSUMED:
+            return field
+        if field is None and value.startswith("{"):
+            field = key.lower()
+        if line.rstrip().endswith("}"):
+            field = None
+    return field
 
 
 def _as_text(value: str | list[str]) -> str:

@@ -14,7 +14,7 @@ from hsi_fuse.errors import ReadError
 from hsi_fuse.grid import Grid
 from hsi_fuse.read.envi import DATA_SUFFIXES
 from hsi_fuse.read.place import PLAIN, grid_of
-from hsi_fuse.read.source import Numbers, Source, Spectrum, measured_bands, warn
+from hsi_fuse.read.source import Numbers, Source, Spectrum, brief, measured_bands, warn
 from hsi_fuse.read.store import GdalStore, Palette, opened
 from hsi_fuse.read.wavelengths import LONGEST_NM, SHORTEST_NM, fwhm_to_nm, numbers, to_nm
 
@@ -77,6 +77,7 @@ def _describe(dataset: Any, path: Path) -> Source:
         spectrum=_spectrum(dataset, indexes, descriptions, path),
         names=tuple(descriptions) if any(descriptions) else (),
         tags={k: v for k, v in dataset.tags().items() if k not in CONSUMED and not k.startswith("Band_")},
+        beside=_named(dataset),
     )
 
 
@@ -95,7 +96,13 @@ def _expanded(dataset: Any, path: Path) -> Source:
         offset=np.zeros(3),
         nodata=(None,) * 3,
         names=("red", "green", "blue"),
+        beside=_named(dataset),
     )
+
+
+def _named(dataset: Any) -> tuple[Path, ...]:
+    """The files that GDAL reads for it: of a VRT those that it names."""
+    return tuple(map(Path, dataset.files))
 
 
 def _filled(source: Source, path: Path) -> Source:
@@ -116,6 +123,7 @@ def _filled(source: Source, path: Path) -> Source:
         nodata=beside.nodata if same_bands and set(source.nodata) == {None} else source.nodata,
         spectrum=beside.spectrum if unsaid else source.spectrum,
         names=source.names or (beside.names if same_bands else ()),
+        beside=beside.beside,
     )
 
 
@@ -126,8 +134,11 @@ def _scaling(dataset: Any, keep: Any, path: Path) -> tuple[Numbers, Numbers]:
     factor = dataset.tags().get("reflectance_scale_factor")
     if factor and np.all(scale == 1) and np.all(offset == 0):
         value = numbers([factor], "reflectance_scale_factor", path)[0]
-        if value > 0:
-            scale = scale / value
+        if not (np.isfinite(value) and value > 0):
+            raise ReadError(f"{path}: reflectance_scale_factor is {brief(factor)}, it must be positive")
+        scale = scale / value
+    if not (np.isfinite(scale).all() and np.isfinite(offset).all()):
+        raise ReadError(f"{path}: scale {brief(str(scale))} or offset {brief(str(offset))} is not finite")
     return scale, offset
 
 

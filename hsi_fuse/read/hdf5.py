@@ -81,6 +81,12 @@ def attribute(file: Any, name: str, path: Path, count: int = 1) -> Numbers:
     return values
 
 
+def text_attribute(file: Any, name: str) -> str:
+    """An attribute as text; empty where it is missing."""
+    found = file.attrs.get(name, "")
+    return found.decode("utf-8", "replace") if isinstance(found, bytes) else str(found)
+
+
 def crs_of(text: str | int, path: Path) -> CRS:
     """The CRS of a WKT text or an EPSG number."""
     try:

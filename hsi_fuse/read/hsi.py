@@ -81,8 +81,10 @@ def read_hsi(
     present = np.isfinite(values)
     if not present.any():
         why = f"nodata (ignore value {source.nodata[0]})" + (" or masked" if mask is not None else "")
-        raise ReadError(f"{path}: every pixel is {why}; nothing to sharpen")
-    good = _good_bands(values, present, source.spectrum.flagged_good, path)
+        raise ReadError(
+            f"{path}: every pixel is {why}, or beyond all numbers ({_scaling(source)}); nothing to sharpen"
+        )
+    good = _good_bands(values, present, source, path)
     valid: Flags = np.logical_and.reduce(present, axis=0, where=good[:, None, None])
     if not valid.any():
         raise ReadError(
@@ -120,11 +122,9 @@ def _read_window(source: Source, top: int, left: int, height: int, width: int) -
     return values
 
 
-def _good_bands(
-    values: NDArray[np.float32], present: Flags, flagged: Flags | None, path: str | Path
-) -> Flags:
-    bands = len(values)
-    flagged = np.ones(bands, bool) if flagged is None else flagged
+def _good_bands(values: NDArray[np.float32], present: Flags, source: Source, path: str | Path) -> Flags:
+    bands, said = len(values), source.spectrum.flagged_good
+    flagged = np.ones(bands, bool) if said is None else said
     coverage = present.reshape(bands, -1).sum(axis=1)
     varies = np.array([_varies(v, p) for v, p in zip(values, present, strict=True)])
     sparse = varies & flagged & (coverage < LEAST_COVERAGE * coverage.max())
@@ -134,10 +134,17 @@ def _good_bands(
     if good.sum() < FEWEST_BANDS:
         raise ReadError(
             f"{path} has {good.sum()} usable of {bands} bands ({(~flagged).sum()} flagged bad (bbl 0), "
-            f"{(coverage == 0).sum()} empty, {(~varies & (coverage > 0)).sum()} constant); a hyperspectral "
-            f"image needs at least {FEWEST_BANDS}. Is it the right file, and are 1 = good, 0 = bad in bbl?"
+            f"{(coverage == 0).sum()} empty, {(~varies & (coverage > 0)).sum()} constant; "
+            f"{_scaling(source)}); a hyperspectral image needs at least {FEWEST_BANDS}. Is it the right "
+            "file, and are 1 = good, 0 = bad in bbl?"
         )
     return good
+
+
+def _scaling(source: Source) -> str:
+    """What may make values of no use, in words."""
+    spans = (f"{values.min():g} to {values.max():g}" for values in (source.scale, source.offset))
+    return "scale {}, offset {}".format(*spans)
 
 
 def _varies(band: NDArray[np.float32], present: Flags) -> bool:

@@ -44,6 +44,12 @@ class Mask:
     nodata: float | None
     ranges: tuple[Range, ...] = ()
 
+    @property
+    def words(self) -> str:
+        """It as `parse_mask` reads it."""
+        values = ",".join(f"{low:g}" if low == high else f"{low:g}-{high:g}" for low, high in self.ranges)
+        return f"{self.store.path}:{values}" if values else str(self.store.path)
+
     def excluded(self, image: Grid, window: Window4) -> Flags:
         """Which pixels in a window (row, column, height, width) of an image to leave out, (y, x).
 

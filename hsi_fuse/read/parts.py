@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hsi_fuse.raster import Raster
 from hsi_fuse.read.guide import Guide, open_guide
@@ -26,6 +27,17 @@ class Parts:
     bounds: tuple[float, float, float, float] | None = None
     hsi_mask: Mask | None = None
     guide_mask: Mask | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files of the masks."""
+        return tuple(mask.store.path for mask in (self.hsi_mask, self.guide_mask) if mask is not None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it; JSON-ready."""
+        masks = {"hsi_mask": self.hsi_mask, "guide_mask": self.guide_mask}
+        words = {name: None if mask is None else mask.words for name, mask in masks.items()}
+        return {"bounds": None if self.bounds is None else list(self.bounds), **words}
 
     def of(self, hsi: str | Path, guide: str | Path, wavelengths: str | Path | None) -> tuple[Raster, Guide]:
         """Open a pair; the guide first, since that is quick.

@@ -18,9 +18,10 @@ from affine import Affine
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
+from hsi_fuse.acquisition import tag_of
 from hsi_fuse.errors import ReadError
 from hsi_fuse.grid import Grid
-from hsi_fuse.read.hdf5 import attribute, crs_of, dataset, is_hdf5, opened_hdf5
+from hsi_fuse.read.hdf5 import attribute, crs_of, dataset, is_hdf5, opened_hdf5, text_attribute
 from hsi_fuse.read.place import checked_grid
 from hsi_fuse.read.source import Numbers, Source
 from hsi_fuse.read.store import BLOCK_BYTES, Flags, Opened
@@ -83,7 +84,7 @@ def _describe(file: Any, path: Path) -> Source:
             None,
             path,
         ),
-        tags={"sensor": "PRISMA", "product": "L2D"},
+        tags={"sensor": "PRISMA", "product": "L2D", **tag_of(text_attribute(file, "Product_StartTime"))},
     )
 
 
@@ -127,8 +128,9 @@ def _grid(file: Any, height: int, width: int, path: Path) -> Grid:
     dx, dy = ((east - west) / max(width - centred, 1), (north - south) / max(height - centred, 1))
     if not (0.5 < dx / PIXEL_M < 2 and 0.5 < dy / PIXEL_M < 2):
         raise ReadError(
-            f"{path}: the corners Product_ULcorner, Product_LRcorner make pixels of {dx:.4g} x {dy:.4g} m in "
-            f"cubes of {height} x {width} pixels; PRISMA's measure {PIXEL_M:g} m"
+            f"{path}: Product_ULcorner_easting, Product_ULcorner_northing, Product_LRcorner_easting and "
+            f"Product_LRcorner_northing make pixels of {dx:.4g} x {dy:.4g} m in cubes of {height} x {width} "
+            f"pixels; PRISMA's measure {PIXEL_M:g} m"
         )
     crs = crs_of(int(attribute(file, "Epsg_Code", path)[0]), path)
     corner = Affine(dx, 0, west, 0, -dy, north) * Affine.translation(-centred / 2, -centred / 2)

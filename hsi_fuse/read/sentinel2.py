@@ -8,12 +8,14 @@ them; stored 0 is no data. Experimental: no real product was at hand.
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 
+from hsi_fuse.acquisition import tag_of
 from hsi_fuse.errors import ReadError
 from hsi_fuse.read import geotiff
 from hsi_fuse.read.bands import stacked
@@ -56,31 +58,40 @@ def find(path: Path) -> Source | None:
             "Name one granule of a product of several"
         )
     images.sort()
-    scale, offsets = _scaling(path)
+    told = _told(path)
     sources = [
         replace(
             geotiff.describe(file),
-            scale=np.array([scale]),
-            offset=np.array([offsets[name] * scale]),
+            scale=np.array([told.scale]),
+            offset=np.array([told.offsets.get(BAND_IDS[name], 0.0) * told.scale]),
             nodata=(0.0,),
             spectrum=Spectrum(np.array([CENTRES_NM[name]])),
             names=(name,),
         )
         for name, file in images
     ]
-    return stacked(sources, path)
+    image = stacked(sources, path)
+    return replace(image, tags=told.tags, beside=(*image.beside, *told.files))
 
 
-def _scaling(path: Path) -> tuple[float, dict[str, float]]:
-    """One over the quantification value, and what to add to each band's numbers."""
-    unscaled = 1.0, dict.fromkeys(CENTRES_NM, 0.0)
+@dataclass(frozen=True)
+class _Told:
+    """What the metadata say: how to scale the bands' numbers, when they were taken."""
+
+    scale: float = 1.0
+    offsets: Mapping[str | None, float] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
+
+
+def _told(path: Path) -> _Told:
     above = [path.resolve(), *path.resolve().parents][:LEVELS_UP]
     found = [folder / name for folder in above for name in METADATA if (folder / name).is_file()]
     if not found:
         warn(
             f"{path}: no MTD_MSIL2A.xml or MTD_MSIL1C.xml above the bands; their numbers are used as they are"
         )
-        return unscaled
+        return _Told()
     try:
         root = ElementTree.parse(found[0]).getroot()
         value = next(
@@ -99,7 +110,8 @@ def _scaling(path: Path) -> tuple[float, dict[str, float]]:
         ) from error
     if not (np.isfinite(value) and value > 0 and np.isfinite(list(offsets.values())).all()):
         raise ReadError(f"{found[0]}: QUANTIFICATION_VALUE {value} or an ADD_OFFSET makes no sense")
-    return 1 / value, {name: offsets.get(number, 0.0) for name, number in BAND_IDS.items()}
+    starts = (each.text for each in root.iter() if _name(each) == "DATATAKE_SENSING_START")
+    return _Told(1 / value, offsets, tag_of(next(starts, None)), (found[0],))
 
 
 def _name(element: ElementTree.Element) -> str:

@@ -67,6 +67,8 @@ class Source:
     spectrum : Spectrum
     names : tuple of str (band,) or ()
     tags : mapping
+    beside : tuple of Path
+        What it is made of besides `path`: header, metadata, other files with pixels.
     """
 
     path: Path
@@ -79,11 +81,17 @@ class Source:
     spectrum: Spectrum = Spectrum()
     names: tuple[str, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
+    beside: tuple[Path, ...] = ()
 
     @property
     def bands(self) -> int:
         """Number of bands."""
         return len(self.scale)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file that it is made of; what a VRT names and is no plain file does not count."""
+        return tuple(file for file in dict.fromkeys((self.path, *self.beside)) if file.is_file())
 
 
 def brief(text: str, most: int = 60) -> str:

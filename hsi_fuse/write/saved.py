@@ -15,10 +15,11 @@ from hsi_fuse.encode import Encoder
 from hsi_fuse.envi_header import envi_paths
 from hsi_fuse.errors import HsiFuseWarning, RefusedError, WriteError
 from hsi_fuse.files import check_output, staged, write_text
+from hsi_fuse.inputs import Inputs
 from hsi_fuse.pipeline import FusionResult
 from hsi_fuse.problem import OnStep, silent
 from hsi_fuse.raster import Encoding
-from hsi_fuse.record import fingerprints, versions
+from hsi_fuse.record import versions
 from hsi_fuse.report import render_refusal
 from hsi_fuse.verdict import gate
 from hsi_fuse.write.cube import Driver, write_cube
@@ -97,7 +98,7 @@ def save(
     overwrite: bool = False,
     nodata: float | None = None,
     compact_dtype: CompactDtype = "float32",
-    inputs: Sequence[str | Path] = (),
+    inputs: Inputs | None = None,
     on_step: OnStep = silent,
 ) -> list[Path]:
     """Write the product and, with its stem, what stands beside it.
@@ -120,8 +121,8 @@ def save(
     compact_dtype : "float32" or "int16"
         How the compact product keeps its coefficients: exactly, or in half the space with an error that it
         states.
-    inputs : sequence of path
-        The files that the rasters came from, whose hashes go into the provenance.
+    inputs : Inputs, optional
+        What the result was made of, for its provenance.
     on_step : callable
         Progress.
 
@@ -162,7 +163,7 @@ def save(
         figures = dict(result.quality.figures)
         figures["integrity"] = {**figures["integrity"], "clipped_values": summary.clipped}
         figures["provenance"] = {
-            "inputs": fingerprints(inputs),
+            **({} if inputs is None else inputs.provenance()),
             **result.provenance,
             "versions": versions(),
         }

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import warnings
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ import numpy as np
 import rasterio.warp
 from rasterio.crs import CRS
 
+from hsi_fuse.acquisition import acquired
 from hsi_fuse.envi_header import envi_paths
 from hsi_fuse.errors import HsiFuseWarning
 from hsi_fuse.grid import Grid
@@ -34,7 +33,6 @@ EXTENSIONS = tuple(
         ("processing", "v1.2.0"),
     )
 )
-TIME_TAGS = ("acquisition time", "acquisition_time", "acquisition date", "datetime", "tifftag_datetime")
 COMMON_NAMES = {"blue": (450, 530), "green": (510, 600), "red": (600, 700)}
 """eo:common_name of the band nearest to the middle of the range, if it lies within; nm."""
 EDGE_POINTS = 20
@@ -61,9 +59,9 @@ def item_of(job: Job) -> dict[str, Any]:
         The input names no acquisition time: STAC asks for one, so the item has that of processing.
     """
     result = job.result
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    acquired = acquisition_time(result.hsi.tags)
-    if acquired is None:
+    now = _rfc3339(datetime.now(UTC))
+    taken = acquired(result.hsi.tags)
+    if taken is None:
         warnings.warn(
             f"{paths_of(job)[-1]}: the input names no acquisition time; `datetime` is that of processing. "
             "Correct it before you catalogue the item",
@@ -79,7 +77,7 @@ def item_of(job: Job) -> dict[str, Any]:
         "id": job.output.stem,
         "geometry": footprint,
         "properties": {
-            "datetime": acquired or now,
+            "datetime": now if taken is None else _rfc3339(taken),
             "gsd": _rounded(result.grid.gsd_m) if result.grid.georeferenced else None,
             "processing:datetime": now,
             "processing:software": dict(job.figures["provenance"]["versions"]),
@@ -100,19 +98,9 @@ def paths_of(job: Job) -> tuple[str, ...]:
     return next(names for product, names in job.written if product.name == "stac")
 
 
-def acquisition_time(tags: Mapping[str, str]) -> str | None:
-    """When a scene was taken, by its file, in UTC (RFC 3339); None where it does not say."""
-    known = {key.lower(): text for key, text in tags.items()}
-    for key in TIME_TAGS:
-        text = known.get(key, "").strip("{} ")
-        text = re.sub(r"^(\d{4}):(\d{2}):(\d{2})", r"\1-\2-\3", text)  # as TIFF writes dates
-        try:
-            found = datetime.fromisoformat(text)
-        except ValueError:
-            continue
-        found = found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
-        return found.strftime("%Y-%m-%dT%H:%M:%SZ")
-    return None
+def _rfc3339(time: datetime) -> str:
+    """A time in UTC as STAC wants it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def footprint_of(grid: Grid) -> tuple[dict[str, Any] | None, list[float] | None]:
