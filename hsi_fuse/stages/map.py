@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from hsi_fuse.problem import Estimate, OnStep, Problem, StageResult, silent
-from hsi_fuse.solve import MapOptions, Prior, anchor, reconcile, solve_map
-from hsi_fuse.stages.cnmf import Cnmf
+from hsi_fuse.problem import Estimate, OnStep, Problem, StageResult
+from hsi_fuse.solve import MapOptions, Prior, Texture, anchor, reconcile, solve_map
+from hsi_fuse.stages.cnmf import Cnmf, Unmixing
 from hsi_fuse.stages.sylvester import interpolation_error
 from hsi_fuse.subspace import Subspace, fill_nearest, problem_subspace, upsample
 
@@ -43,14 +43,74 @@ class Map(MapOptions):
         on_step("map", 0, 1, 0.0)
         coefficients, spread, steps = mean_estimate(reconcile(problem, subspace), subspace, self)
         on_step("map", 1, 1, 0.0)
+        return self._result(subspace, coefficients, spread, steps)
+
+    def learn(self, scene: Problem, subspace: Subspace) -> MapOfParts:
+        """What `scene` teaches, as a method for its parts."""
+        scene = reconcile(scene, subspace)
+        low = subspace.project(fill_nearest(scene.hsi, scene.hsi_weight))  # (k, h, w)
+        result, unmixing = UNMIXING.unmix(scene)
+        return MapOfParts(
+            self,
+            subspace,
+            interpolation_error(low, scene.ratio).to(low),
+            unmixing,
+            anchor(scene, low, within(subspace, result.estimate)).covariance,
+            Texture.of(scene.guide, scene.guide_weight),
+        )
+
+    def _result(self, subspace: Subspace, coefficients: Tensor, spread: Tensor, steps: int) -> StageResult:
         estimate = Estimate(subspace.basis, subspace.mean, coefficients, spread)
         return StageResult(estimate, {"kept": True, "dimensions": subspace.size, "cg_iterations": steps})
 
 
+@dataclass(frozen=True)
+class MapOfParts:
+    """Stage `map` for parts of a scene: what it measures on all pixels comes from the scene.
+
+    Attributes
+    ----------
+    stage : Map
+    subspace : Subspace
+    missed : Tensor (k, k)
+        What interpolation misses.
+    unmixing : Unmixing
+    unmixed : Tensor (k, k)
+        How far the unmixing is off.
+    texture : Texture
+        Of the guide.
+    """
+
+    stage: Map
+    subspace: Subspace
+    missed: Tensor
+    unmixing: Unmixing
+    unmixed: Tensor
+    texture: Texture
+
+    def __call__(self, part: Problem) -> StageResult:
+        """Solve a part."""
+        problem, subspace = reconcile(part, self.subspace), self.subspace
+        low = subspace.project(fill_nearest(problem.hsi, problem.hsi_weight))  # (k, h, w)
+        plain = upsample(low, problem.ratio)
+        prior = Prior(plain, self.missed, torch.zeros_like(plain), self.texture)
+        one = solve_map(problem, subspace, prior, self.stage)
+        guess = within(subspace, UNMIXING.follow(problem, self.unmixing).estimate)
+        prior = anchor(problem, low, guess)
+        prior = replace(prior, covariance=self.unmixed, texture=self.texture)
+        other = solve_map(problem, subspace, prior, self.stage)
+        return self.stage._result(subspace, *_mean(one, other))
+
+
 def mean_estimate(problem: Problem, subspace: Subspace, options: MapOptions) -> tuple[Tensor, Tensor, int]:
     """The mean of both MAP estimates, half their difference, both (k, H, W), and the iterations of both."""
-    one, steps = around_interpolation(problem, subspace, options)
-    other, more = around_unmixing(problem, subspace, options)
+    one = around_interpolation(problem, subspace, options)
+    return _mean(one, around_unmixing(problem, subspace, options))
+
+
+def _mean(*estimates: tuple[Tensor, int]) -> tuple[Tensor, Tensor, int]:
+    """Mean and half difference of two estimates, and the iterations of both."""
+    (one, steps), (other, more) = estimates
     return (one + other) / 2, (one - other) / 2, steps + more
 
 
@@ -65,8 +125,7 @@ def around_interpolation(problem: Problem, subspace: Subspace, options: MapOptio
 def around_unmixing(problem: Problem, subspace: Subspace, options: MapOptions) -> tuple[Tensor, int]:
     """MAP coefficients (k, H, W) around a coupled unmixing; also the iterations used."""
     low = subspace.project(fill_nearest(problem.hsi, problem.hsi_weight))  # (k, h, w)
-    start = Estimate(subspace.basis, subspace.mean, upsample(low, problem.ratio))
-    unmixed = within(subspace, UNMIXING(problem, start, silent).estimate)
+    unmixed = within(subspace, UNMIXING.unmix(problem)[0].estimate)
     return solve_map(problem, subspace, anchor(problem, low, unmixed), options)
 
 
