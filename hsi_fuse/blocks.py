@@ -28,12 +28,10 @@ DEFAULT_MEMORY = 8 << 30
 """Bytes, where none are given: a constant, so that a scene's blocks are the same on every machine."""
 PROGRAM = 600 << 20
 """Bytes of python, torch and what else is loaded."""
-FLOATS_PER_FINE_PIXEL = 640
-"""Float32 values that a stage holds at its peak for each fine pixel at 24 dimensions, measured."""
-HELD_CUBES = 5
-"""Float32 copies of the HSI that a run holds at its peak besides: read, selected, masked, degraded."""
-FACTORS_SHARE = 0.2
-"""Of the memory; factors that need more live in a file."""
+FLOATS_PER_FINE_PIXEL = 400
+"""Float32 values that a stage holds at its peak for each fine pixel of a block, measured (24 dimensions)."""
+HELD_CUBES = 3
+"""Float32 copies of the HSI that are held beside a block: as it was read, its good bands, masked."""
 HALO_HSI_PX = 10
 """Beyond a block's own pixels: the guide's feather reaches nine, the solver's memory of its rim fewer."""
 BLEND_HSI_PX = 2
@@ -41,7 +39,9 @@ BLEND_HSI_PX = 2
 REACHES = HALO_HSI_PX, BLEND_HSI_PX
 SMALLEST_HSI_PX = 32
 SAMPLE_TILES, SAMPLE_TILE_HSI_PX = 4, 64
-"""Tiles along each axis of the sample, and their side."""
+"""Most tiles along each axis of the sample, and their largest side."""
+SAMPLE_PX = 1024
+"""Largest side of the sample, fine pixels."""
 
 Part = Callable[[Problem], StageResult]
 Span = tuple[int, int]
@@ -54,7 +54,7 @@ class Divisible(Protocol):
 
     dimensions: int
 
-    def learn(self, scene: Problem, subspace: Subspace) -> Part:
+    def learn(self, scene: Problem, subspace: Subspace, on_step: OnStep) -> Part:
         """The stage for parts of `scene`, whose estimates all have the subspace's factors."""
         ...
 
@@ -66,9 +66,9 @@ class Memory:
     Attributes
     ----------
     limit : int
-        Bytes.
+        Bytes; pages of mapped files, which the system takes back when it must, are not counted.
     folder : Path or None
-        Where factors go that do not fit; None: the system's folder for temporary files.
+        Where the factors of a scene in blocks go; None: the system's folder for temporary files.
     """
 
     limit: int = DEFAULT_MEMORY
@@ -88,24 +88,22 @@ class Memory:
         room = self.limit - inputs
         if each * height * width <= room:
             return None
-        kept = room - int(FACTORS_SHARE * self.limit)
-        side = math.isqrt(max(kept, 0) // each) - 2 * HALO_HSI_PX
-        if side < SMALLEST_HSI_PX:
-            least = (inputs + each * (SMALLEST_HSI_PX + 2 * HALO_HSI_PX) ** 2) / (1 - FACTORS_SHARE)
+        # the sample must fit as a block does
+        least = max(SMALLEST_HSI_PX + 2 * HALO_HSI_PX, SAMPLE_PX // ratio)
+        side = math.isqrt(max(room, 0) // each)
+        if side < least:
+            wanted = (inputs + each * least**2) / 2**30
             raise PresetError(
                 f"--max-memory {self.limit / 2**30:.3g}G is too little for {bands} bands of {height} x "
-                f"{width} pixels at ratio {ratio}: it takes about {math.ceil(10 * least / 2**30) / 10:g}G"
+                f"{width} pixels at ratio {ratio}: it takes about {math.ceil(10 * wanted) / 10:g}G"
             )
-        return side
+        return side - 2 * HALO_HSI_PX
 
     def factors(self, count: int, height: int, width: int) -> Tensor:
-        """Zeros (count, height, width), float32, in memory or in a file that ends with the process."""
-        size = 4 * count * height * width
-        if size <= FACTORS_SHARE * self.limit / 3:  # coefficients, their spread, abundances
-            return torch.zeros(count, height, width)
+        """Zeros (count, height, width), float32, in a file that ends with the process."""
         # no name in the folder: whatever ends the process, nothing is left behind
         with tempfile.TemporaryFile(dir=self.folder) as file:
-            file.truncate(size)
+            file.truncate(4 * count * height * width)
             stored: Any = np.memmap(file, np.float32, "r+", shape=(count, height, width))
         return torch.from_numpy(stored)
 
@@ -147,25 +145,24 @@ def sample(problem: Problem) -> Problem:
     Between the tiles lie pixels without data, as wide as the PSF reaches, so that no tile sees another.
     """
     s, psf = problem.ratio, problem.sensor.psf
+    side = min(SAMPLE_TILE_HSI_PX, SAMPLE_PX // s)
+    tiles = min(SAMPLE_TILES, SAMPLE_PX // (side * s))
     gap = -(-max(psf_padding(len(psf), s), 0) // s) + 1
     height, width = problem.hsi_weight.shape
-    if height * width <= (SAMPLE_TILES * SAMPLE_TILE_HSI_PX) ** 2:
+    if height * width <= (tiles * side) ** 2:
         return problem
-    spans = [_spread(height, SAMPLE_TILES), _spread(width, SAMPLE_TILES)]
-    if len(spans[0]) < SAMPLE_TILES:  # a flight line: all of its width, more tiles along it
-        spans[1] = _spread(width, SAMPLE_TILES**2 // len(spans[0]))
-    elif len(spans[1]) < SAMPLE_TILES:
-        spans[0] = _spread(height, SAMPLE_TILES**2 // len(spans[1]))
-    lines = []
-    for rows in spans[0]:
-        tiles = [_rimmed(window(problem, rows, columns), gap) for columns in spans[1]]
-        lines.append(_joined(tiles, -1))
+    down, across = _spread(height, tiles, side), _spread(width, tiles, side)
+    if len(down) < tiles:  # a flight line: all of its width, more tiles along it
+        across = _spread(width, tiles**2 // len(down), side)
+    elif len(across) < tiles:
+        down = _spread(height, tiles**2 // len(across), side)
+    lines = [_joined([_rimmed(window(problem, r, c), gap) for c in across], -1) for r in down]
     return _joined(lines, -2)
 
 
-def _spread(size: int, count: int) -> list[tuple[int, int]]:
+def _spread(size: int, count: int, side: int) -> list[Span]:
     """Tiles spread evenly along an axis, as many as fit side by side, at most `count`."""
-    side = min(SAMPLE_TILE_HSI_PX, size)
+    side = min(side, size)
     count = min(count, size // side)
     starts = [round((i + 0.5) * size / count - side / 2) for i in range(count)]
     return [(start, start + side) for start in starts]
@@ -208,9 +205,8 @@ def by_blocks(stage: Divisible, problem: Problem, side: int, memory: Memory, on_
         Keeps the factors.
     on_step : callable
     """
-    name = type(stage).__name__.lower()
     subspace = problem_subspace(problem, stage.dimensions)
-    apply = stage.learn(sample(problem), subspace)
+    apply = stage.learn(sample(problem), subspace, on_step)
     height, width = problem.guide_weight.shape
     blocks = list(layout(height // problem.ratio, width // problem.ratio, side))
     maps: dict[str, Tensor] = {}
@@ -219,7 +215,7 @@ def by_blocks(stage: Divisible, problem: Problem, side: int, memory: Memory, on_
     history: Sequence[Mapping[str, float]] = ()
     iterations = 0
     for number, block in enumerate(blocks):
-        on_step(name, number, len(blocks), 0.0)
+        on_step("blocks", number, len(blocks), 0.0)
         part = window(problem, *block.seen)
         if not bool((part.hsi_weight > 0).any()):
             continue  # no data, no product
@@ -236,7 +232,7 @@ def by_blocks(stage: Divisible, problem: Problem, side: int, memory: Memory, on_
             _add(maps[key], values, block, problem.ratio)
         verdict, history = dict(result.verdict), result.history
         iterations += int(str(verdict.get("cg_iterations", 0)))
-    on_step(name, len(blocks), len(blocks), 0.0)
+    on_step("blocks", len(blocks), len(blocks), 0.0)
     estimate = Estimate(subspace.basis, subspace.mean, maps.pop("coefficients"), maps.pop("spread", None))
     verdict |= {"cg_iterations": iterations, "blocks": len(blocks)}
     return StageResult(estimate, verdict, history, {**small, **maps})

@@ -144,16 +144,17 @@ class Prior:
 
 @dataclass(frozen=True)
 class Texture:
-    """How lively a guide is: what a step between neighbours is measured by.
+    """Level and liveliness of a guide: what its values and its steps between neighbours are measured by.
 
     Attributes
     ----------
-    spread : Tensor (m,)
+    centre, spread : Tensor (m,)
         Of each band.
     step : Tensor ()
         Mean squared step between neighbours, of bands with unit spread.
     """
 
+    centre: Tensor
     spread: Tensor
     step: Tensor
 
@@ -161,9 +162,16 @@ class Texture:
     def of(cls, guide: Tensor, weight: Tensor) -> Texture:
         """Of a guide (m, H, W) where it has weight (H, W)."""
         inside = guide[:, weight > 0]
-        spread = inside.std(1) if inside.shape[1] > 1 else torch.zeros_like(guide[:, 0, 0])
+        if inside.shape[1] < 2:
+            none = torch.zeros_like(guide[:, 0, 0])
+            return cls(none, none + 1, none.sum())
+        centre, spread = inside.mean(1), inside.std(1).clamp_min(1e-12)
         down, across, pairs = _steps(standardise(guide, weight), weight)
-        return cls(spread.clamp_min(1e-12), (down.sum() + across.sum()) / pairs)
+        return cls(centre, spread, (down.sum() + across.sum()) / pairs)
+
+    def scaled(self, guide: Tensor) -> Tensor:
+        """A guide (m, H, W) about its centre, in units of its spread."""
+        return (guide - self.centre[:, None, None]) / self.spread[:, None, None]
 
 
 def standardise(guide: Tensor, weight: Tensor) -> Tensor:
@@ -289,7 +297,7 @@ def solve_map(problem: Problem, subspace: Subspace, prior: Prior, options: MapOp
     if prior.texture is None:
         guide, step = standardise(problem.guide, problem.guide_weight), None
     else:
-        guide, step = problem.guide / prior.texture.spread[:, None, None], prior.texture.step
+        guide, step = prior.texture.scaled(problem.guide), prior.texture.step
     down, across = bonds(guide, problem.guide_weight, options.edge, step)
     trust = blur_down(weight[None], psf, ratio)[0] * hsi_trust(problem, low)  # (k, h, w)
 

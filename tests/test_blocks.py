@@ -14,6 +14,7 @@ from hsi_fuse.errors import HsiFuseWarning, PresetError
 from hsi_fuse.pipeline import _in_blocks, run_stages
 from hsi_fuse.preset import load_preset
 from hsi_fuse.problem import Problem, silent, window
+from hsi_fuse.stages.coupled import Coupled
 from hsi_fuse.stages.map import Map
 from hsi_fuse.subspace import interpolate, problem_subspace
 from hsi_fuse.synthesis import middle
@@ -60,7 +61,7 @@ def test_the_same_bytes_every_time(problem):
     assert torch.equal(one.coefficients, again.coefficients)
 
 
-def test_factors_that_do_not_fit_live_in_a_file_that_nobody_sees(tmp_path):
+def test_factors_live_in_a_file_that_nobody_sees(tmp_path):
     kept = Memory(1 << 20, tmp_path).factors(3, 200, 200)
     kept += 1
     assert float(kept.sum()) == 120_000
@@ -97,7 +98,7 @@ def test_the_sample_is_the_scene_where_it_is_small_and_tiles_of_it_where_not(pro
     assert torch.equal(tiles.hsi[:, :8, :8], first.hsi)
     assert torch.equal(tiles.guide[:, : 8 * RATIO, : 8 * RATIO], first.guide)
     subspace = problem_subspace(problem, 24)
-    part = Map().learn(tiles, subspace)(first)
+    part = Map().learn(tiles, subspace, silent)(first)
     assert part.estimate.shape == (30, 32, 32)
 
 
@@ -132,6 +133,18 @@ def test_the_middle_of_a_scene_stands_for_it(problem):
     assert part.hsi_weight.shape == (40, 40)
     assert torch.equal(part.hsi, problem.hsi[:, 2:42])
     assert torch.equal(part.guide, problem.guide[:, 2 * RATIO : 42 * RATIO])
+
+
+def test_a_trained_stage_trains_once_and_is_applied_to_blocks(problem):
+    stage = Coupled(steps=60, imitate=60)
+    whole = stage(problem, interpolate(problem), silent)
+    parted = by_blocks(stage, problem, SIDE, WIDE, silent)
+    a, b = (r.estimate.rows(0, r.estimate.shape[1]) for r in (whole, parted))
+    assert float((a - b).square().mean().sqrt()) < 1e-3 * float(a.max() - a.min())
+    assert parted.verdict["best_step"] == whole.verdict["best_step"]
+    assert torch.allclose(parted.products["endmembers"], whole.products["endmembers"])
+    sums = parted.products["abundances"].sum(0)
+    assert torch.allclose(sums, torch.ones_like(sums), atol=1e-4)
 
 
 def test_a_preset_runs_in_blocks_where_its_stages_can_and_whole_where_not(problem, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -45,19 +46,14 @@ class Map(MapOptions):
         on_step("map", 1, 1, 0.0)
         return self._result(subspace, coefficients, spread, steps)
 
-    def learn(self, scene: Problem, subspace: Subspace) -> MapOfParts:
+    def learn(self, scene: Problem, subspace: Subspace, on_step: OnStep) -> Callable[[Problem], StageResult]:
         """What `scene` teaches, as a method for its parts."""
-        scene = reconcile(scene, subspace)
-        low = subspace.project(fill_nearest(scene.hsi, scene.hsi_weight))  # (k, h, w)
-        result, unmixing = UNMIXING.unmix(scene)
-        return MapOfParts(
-            self,
-            subspace,
-            interpolation_error(low, scene.ratio).to(low),
-            unmixing,
-            anchor(scene, low, within(subspace, result.estimate)).covariance,
-            Texture.of(scene.guide, scene.guide_weight),
-        )
+        lesson, _ = Lesson.of(reconcile(scene, subspace), subspace)
+
+        def part(problem: Problem) -> StageResult:
+            return self._result(subspace, *lesson.estimate(reconcile(problem, subspace), self))
+
+        return part
 
     def _result(self, subspace: Subspace, coefficients: Tensor, spread: Tensor, steps: int) -> StageResult:
         estimate = Estimate(subspace.basis, subspace.mean, coefficients, spread)
@@ -65,12 +61,11 @@ class Map(MapOptions):
 
 
 @dataclass(frozen=True)
-class MapOfParts:
-    """Stage `map` for parts of a scene: what it measures on all pixels comes from the scene.
+class Lesson:
+    """What a scene teaches about its parts: all that `mean_estimate` measures on many pixels.
 
     Attributes
     ----------
-    stage : Map
     subspace : Subspace
     missed : Tensor (k, k)
         What interpolation misses.
@@ -81,25 +76,35 @@ class MapOfParts:
         Of the guide.
     """
 
-    stage: Map
     subspace: Subspace
     missed: Tensor
     unmixing: Unmixing
     unmixed: Tensor
     texture: Texture
 
-    def __call__(self, part: Problem) -> StageResult:
-        """Solve a part."""
-        problem, subspace = reconcile(part, self.subspace), self.subspace
-        low = subspace.project(fill_nearest(problem.hsi, problem.hsi_weight))  # (k, h, w)
-        plain = upsample(low, problem.ratio)
+    @classmethod
+    def of(cls, scene: Problem, subspace: Subspace) -> tuple[Lesson, Tensor]:
+        """Of a reconciled scene; also its unmixing in coefficients (k, H, W)."""
+        low = subspace.project(fill_nearest(scene.hsi, scene.hsi_weight))  # (k, h, w)
+        result, unmixing = UNMIXING.unmix(scene)
+        guess = within(subspace, result.estimate)
+        missed = interpolation_error(low, scene.ratio).to(low)
+        texture = Texture.of(scene.guide, scene.guide_weight)
+        return cls(subspace, missed, unmixing, anchor(scene, low, guess).covariance, texture), guess
+
+    def estimate(
+        self, part: Problem, options: MapOptions, guess: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, int]:
+        """`mean_estimate` of a reconciled part; `guess` is its unmixing where that is known."""
+        low = self.subspace.project(fill_nearest(part.hsi, part.hsi_weight))  # (k, h, w)
+        plain = upsample(low, part.ratio)
         prior = Prior(plain, self.missed, torch.zeros_like(plain), self.texture)
-        one = solve_map(problem, subspace, prior, self.stage)
-        guess = within(subspace, UNMIXING.follow(problem, self.unmixing).estimate)
-        prior = anchor(problem, low, guess)
+        one = solve_map(part, self.subspace, prior, options)
+        if guess is None:
+            guess = within(self.subspace, UNMIXING.follow(part, self.unmixing).estimate)
+        prior = anchor(part, low, guess)
         prior = replace(prior, covariance=self.unmixed, texture=self.texture)
-        other = solve_map(problem, subspace, prior, self.stage)
-        return self.stage._result(subspace, *_mean(one, other))
+        return _mean(one, solve_map(part, self.subspace, prior, options))
 
 
 def mean_estimate(problem: Problem, subspace: Subspace, options: MapOptions) -> tuple[Tensor, Tensor, int]:
