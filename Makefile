@@ -7,6 +7,7 @@
 #   make benchmark   quality on simulated pairs, under 20 minutes (BENCHMARK="options of benchmarks.fusion")
 #   make benchmark-full   every protocol, three seeds: hours
 #   make benchmark-batch   thirty small scenes, killed twenty times (BENCHMARK="options of benchmarks.batch")
+#   make benchmark-scale   time, memory and seams on large scenes (BENCHMARK="options of benchmarks.scale")
 #   make benchmark-sabotage   is the verdict right: good and spoilt runs, about 10 minutes
 #   make benchmark-refinement   uafl (or ssc) over coupled on misregistered pairs (BENCHMARK="options of benchmarks.refinement")
 #   make benchmark-registration   error on displaced pairs (BENCHMARK="options of benchmarks.registration")
@@ -22,7 +23,7 @@ BIN       := $(VENV)/bin
 READY     := $(VENV)/.ready
 SCENE     := sample_scenes/village
 
-.PHONY: help demo test check docs benchmark benchmark-sabotage benchmark-full benchmark-batch benchmark-refinement benchmark-registration clean
+.PHONY: help demo test check docs benchmark benchmark-scale benchmark-sabotage benchmark-full benchmark-batch benchmark-refinement benchmark-registration clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -63,6 +64,9 @@ benchmark-full: $(READY)
 
 benchmark-batch: $(READY)
 	$(BIN)/python -m benchmarks.batch $(BENCHMARK)
+
+benchmark-scale: $(READY)
+	$(BIN)/python -m benchmarks.scale $(BENCHMARK)
 
 benchmark-sabotage: $(READY)
 	$(BIN)/python -m benchmarks.sabotage $(BENCHMARK)

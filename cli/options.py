@@ -22,6 +22,7 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 DRIVERS: dict[str, Literal["GTiff", "ENVI", "COG"]] = {"gtiff": "GTiff", "envi": "ENVI", "cog": "COG"}
 SUFFIXES = {"gtiff": ".tif", "envi": ".img", "cog": ".tif"}
+UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 ENVI_SUFFIXES = (".hdr", ".img", ".dat", ".bsq", ".bil", ".bip", ".raw")
 
 
@@ -53,6 +54,19 @@ def _bounds(
     except ValueError:
         raise click.BadParameter(f"{given!r} is not four numbers WEST,SOUTH,EAST,NORTH") from None
     return west, south, east, north
+
+
+def _bytes(context: click.Context, parameter: click.Parameter, given: str) -> int:
+    number, unit = given.upper().removesuffix("B").removesuffix("I"), 1
+    if number[-1:] in UNITS:
+        number, unit = number[:-1], UNITS[number[-1]]
+    try:
+        size = float(number) * unit
+        if not 0 < size < float("inf"):
+            raise ValueError
+    except ValueError:
+        raise click.BadParameter(f"{given!r} is not a size such as 6G or 900M") from None
+    return int(size)
 
 
 def stacked(*decorators: Decorator) -> Decorator:
@@ -232,6 +246,15 @@ machine = stacked(
     ),
     click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all]"),
 )
+max_memory = click.option(
+    "--max-memory",
+    metavar="SIZE",
+    default="8G",
+    show_default=True,
+    callback=_bytes,
+    help="Memory to use, such as 6G or 900M; a scene that needs more is solved in overlapping blocks. The "
+    "same bytes come out for the same SIZE.",
+)
 settings = stacked(
     form,
     products,
@@ -246,6 +269,7 @@ settings = stacked(
     wavelengths,
     sensors,
     machine,
+    max_memory,
 )
 """All of `scene.RunSettings`; `run_settings` makes it of them."""
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, and only JSON, to stdout.")

@@ -43,7 +43,11 @@ class LinearModel:
     @classmethod
     def of(cls, problem: Problem, dimensions: int) -> LinearModel:
         """The model in a subspace of at most so many dimensions."""
-        subspace = problem_subspace(problem, dimensions)
+        return cls.within(problem, problem_subspace(problem, dimensions))
+
+    @classmethod
+    def within(cls, problem: Problem, subspace: Subspace) -> LinearModel:
+        """The model in a known subspace."""
         sensor, deviation = problem.sensor, guide_deviation(problem)
         low = subspace.project(fill_nearest(problem.hsi, problem.hsi_weight))
         plain = upsample(low, problem.ratio)

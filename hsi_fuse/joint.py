@@ -124,7 +124,7 @@ def register_pair(
     psf = sensing.first_psf(ratio).to(values)
     still = Displacement.none(pair.shape)
     responses = [Response(0.0, 1.0)] * len(native)
-    state = _State(pair, base, still, responses, values.double().cpu().numpy(), weight)
+    state = _State(pair, base, still, responses, values.cpu().numpy(), weight)
     fitted: Fitted | None = None
     hopeless = False
     for turn in range(TURNS):
@@ -204,7 +204,7 @@ class _State:
     base: Affine
     shift: Displacement
     responses: Sequence[Response]
-    spectra: Array
+    spectra: NDArray[np.float32]
     weight: Tensor
     length: float = 0.0
 

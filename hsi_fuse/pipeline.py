@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,9 +16,10 @@ from numpy.typing import NDArray
 
 from hsi_fuse.align import Alignment, window_of
 from hsi_fuse.assess import Quality, assess, plain
+from hsi_fuse.blocks import Divisible, Interpolation, Memory, by_blocks, finite
 from hsi_fuse.confidence import refined, rejected
 from hsi_fuse.detectors import align_detectors
-from hsi_fuse.errors import AlignmentError, PresetError, SolveError
+from hsi_fuse.errors import AlignmentError, HsiFuseWarning, PresetError, SolveError
 from hsi_fuse.extent import EXTENTS, Extended, Rows, carry_on
 from hsi_fuse.follow import as_followed, follow
 from hsi_fuse.frame import Frame
@@ -26,7 +28,7 @@ from hsi_fuse.joint import Registered, register_pair
 from hsi_fuse.known import KnownSensor, warn_of_contradiction
 from hsi_fuse.planning import Plan, plan
 from hsi_fuse.preset import Preset, load_preset
-from hsi_fuse.problem import Estimate, OnStep, Problem, StageResult, silent
+from hsi_fuse.problem import Cube, Estimate, OnStep, Problem, StageResult, silent
 from hsi_fuse.raster import Raster
 from hsi_fuse.read import Guide
 from hsi_fuse.record import Clock, provenance_of, recorded
@@ -71,7 +73,7 @@ class FusionResult:
 
     problem: Problem
     estimate: Estimate
-    interpolation: Estimate
+    interpolation: Cube
     alignment: Alignment
     stages: tuple[tuple[str, StageResult], ...]
     quality: Quality
@@ -126,6 +128,7 @@ def fuse(
     uncertainty: bool = False,
     device: str = "auto",
     seed: int = 0,
+    memory: Memory | None = None,
     on_step: OnStep = silent,
 ) -> FusionResult:
     """Sharpen an HSI with an unregistered reference.
@@ -153,6 +156,9 @@ def fuse(
         "auto", "cpu" or "cuda".
     seed : int
         Same seed, device and number of threads: the same result.
+    memory : Memory, optional
+        What the run may use, and where factors go that do not fit. A scene that is larger is solved in
+        overlapping blocks; which, depends on this and on the scene alone.
     on_step : callable
         Progress.
 
@@ -188,9 +194,11 @@ def fuse(
                 )
             if apart is not None:
                 alignment = replace(alignment, found={**alignment.found, **apart.figures()})
-        interpolation = interpolate(problem)
+        memory = memory or Memory()
+        start = None if _in_blocks(problem, preset, memory) else interpolate(problem)
+        interpolation: Cube = Interpolation.of(problem) if start is None else start
         with clock("stages"):
-            estimate, results = run_stages(problem, interpolation, preset, on_step)
+            estimate, results = run_stages(problem, start, preset, on_step, memory)
         over_guide = _over_guide(problem, results, guide_grid, hsi, on_step) if unaligned else None
         carried = None
         if extent != "hsi":
@@ -282,7 +290,9 @@ def align(
     top, left, height, width = window_of(hsi.grid, guide.grid, planned.start, margin)
     window = guide.read(top, left, height, width)
     start = Affine.translation(-left, -top) * planned.start
-    values = torch.from_numpy(np.ascontiguousarray(hsi.values[hsi.good_bands])).to(device)  # (n, h, w)
+    # a copy only where there must be one: of a big scene each takes a gigabyte
+    good = hsi.values if hsi.good_bands.all() else hsi.values[hsi.good_bands]
+    values = torch.from_numpy(np.ascontiguousarray(good)).to(device)  # (n, h, w)
     weight = torch.from_numpy(hsi.valid).to(values)
     rising = _rising(hsi)  # an SRF is smooth over wavelengths, not over the order of bands in the file
     known = planned.known
@@ -333,7 +343,7 @@ def align(
     error = figures["rrmse_px"] if figures["rrmse_px"] is not None else figures["standard_error_px"]
     deviation = found.evidence.deviation_hsi_px
     problem = Problem(
-        values * (weight > 0),
+        values if bool((weight > 0).all()) else values * (weight > 0),
         weight,
         torch.from_numpy(found.guide).to(device) * (image_weight > 0),
         image_weight,
@@ -367,19 +377,50 @@ def _rising(hsi: Raster) -> NDArray[np.intp]:
     return np.argsort(hsi.wavelengths_nm[hsi.good_bands], kind="stable")
 
 
+def _in_blocks(problem: Problem, preset: Preset, memory: Memory) -> bool:
+    """Whether the scene is solved in blocks: it is too large as a whole, and all stages can be divided."""
+    if memory.block_hsi_px(problem.hsi.shape, problem.ratio) is None:
+        return False
+    whole = [name for name, stage in preset.stages if not isinstance(stage, Divisible)]
+    if whole or not preset.stages:
+        h, w = problem.hsi_weight.shape
+        warnings.warn(
+            f"{h} x {w} pixels may need more than the {memory.limit / 2**30:.3g} GiB of --max-memory: "
+            f"{'stage ' + whole[0] if whole else 'interpolation'} cannot work in blocks",
+            HsiFuseWarning,
+            stacklevel=2,
+        )
+        return False
+    return True
+
+
 def run_stages(
-    problem: Problem, interpolation: Estimate, preset: Preset, on_step: OnStep
+    problem: Problem,
+    start: Estimate | None,
+    preset: Preset,
+    on_step: OnStep,
+    memory: Memory | None = None,
 ) -> tuple[Estimate, tuple[tuple[str, StageResult], ...]]:
-    """Run a preset's stages in order, each from the estimate before it and with the sensor last learned."""
-    estimate, results = interpolation, []
+    """Run a preset's stages in order, each from the estimate before it and with the sensor last learned.
+
+    Without a `start` they run in the blocks that `memory` asks for.
+    """
+    memory = memory or Memory()
+    side = memory.block_hsi_px(problem.hsi.shape, problem.ratio) if start is None else None
+    estimate, results = start, []
     for name, stage in preset.stages:
-        result = stage(problem, estimate, on_step)
-        if not bool(torch.isfinite(result.estimate.coefficients).all()):
+        if side is not None and isinstance(stage, Divisible):
+            result = by_blocks(stage, problem, side, memory, on_step)
+        else:
+            assert estimate is not None
+            result = stage(problem, estimate, on_step)
+        if not finite(result.estimate.coefficients):
             raise SolveError(f"stage {name} produced values that are not finite; please report this pair")
         estimate = result.estimate
         if result.sensor is not None:
             problem = replace(problem, sensor=result.sensor)
         results.append((name, result))
+    assert estimate is not None
     return estimate, tuple(results)
 
 

@@ -116,6 +116,20 @@ class Problem:
         return self.hsi.device
 
 
+def window(problem: Problem, rows: tuple[int, int], columns: tuple[int, int]) -> Problem:
+    """A part of a problem, by HSI pixels (first, last)."""
+    s = problem.ratio
+    coarse = slice(*rows), slice(*columns)
+    fine = tuple(slice(part.start * s, part.stop * s) for part in coarse)
+    return replace(
+        problem,
+        hsi=problem.hsi[:, *coarse],
+        hsi_weight=problem.hsi_weight[coarse],
+        guide=problem.guide[:, *fine],
+        guide_weight=problem.guide_weight[fine],
+    )
+
+
 class Cube(Protocol):
     """A high-resolution cube as those see it who look at it: never whole.
 

@@ -77,7 +77,7 @@ class Response:
 
 
 def fit_responses(
-    pair: Pair, base: Affine, shift: Displacement | None, observer: Observer, spectra: Array
+    pair: Pair, base: Affine, shift: Displacement | None, observer: Observer, spectra: NDArray[np.float32]
 ) -> Sequence[Response]:
     """One response for each guide band.
 
@@ -91,7 +91,7 @@ def fit_responses(
     spectra : ndarray (n, h, w)
         The HSI.
     """
-    there = spectra[:, observer.rows.astype(int), observer.columns.astype(int)]
+    there = spectra[:, observer.rows.astype(int), observer.columns.astype(int)].astype(np.float64)
     strips = observer.warped(base, shift)
     support = (observer.blurred([strip[-1:] for strip in strips])[0] > 0.98).astype(np.float64)
     if support.sum() < 2 * len(observer.design):

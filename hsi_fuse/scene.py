@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from hsi_fuse.blocks import DEFAULT_MEMORY, Memory
 from hsi_fuse.errors import GridError, PresetError
 from hsi_fuse.inputs import Inputs
 from hsi_fuse.known import SensorWords
@@ -60,6 +61,8 @@ class RunSettings:
     seed : int
     threads : int or None
         CPU threads; None: as many as the machine has.
+    max_memory : int
+        Bytes that a run may use; larger scenes are solved in blocks.
 
     Raises
     ------
@@ -81,6 +84,7 @@ class RunSettings:
     device: str = "auto"
     seed: int = 0
     threads: int | None = None
+    max_memory: int = DEFAULT_MEMORY
 
     def __post_init__(self) -> None:
         if self.scale is not None and self.scale < 1:
@@ -109,6 +113,7 @@ class RunSettings:
             "device": self.device,
             "seed": self.seed,
             "threads": self.threads,
+            "max_memory": self.max_memory,
         }
 
 
@@ -181,6 +186,7 @@ def run_scene(job: Job, on_step: OnStep = silent) -> list[Path]:
             uncertainty="uncertainty" in how.products,
             device=how.device,
             seed=how.seed,
+            memory=Memory(how.max_memory, job.output.parent),
             on_step=on_step,
         )
         return save(

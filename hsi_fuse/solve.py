@@ -82,7 +82,7 @@ def roughness(image: Tensor, down: Tensor, across: Tensor) -> Tensor:
     return out
 
 
-def bonds(guide: Tensor, weight: Tensor, edge: float) -> tuple[Tensor, Tensor]:
+def bonds(guide: Tensor, weight: Tensor, edge: float, step: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """How strongly neighbours hold together, 0 to 1: weak across the guide's edges.
 
     The rational form of Perona and Malik (PAMI 1990).
@@ -95,18 +95,26 @@ def bonds(guide: Tensor, weight: Tensor, edge: float) -> tuple[Tensor, Tensor]:
         Differences into pixels without weight count as none.
     edge : float
         Difference at which a bond is halved, in RMS differences of the scene.
+    step : Tensor (), optional
+        Their mean square; default: that of this guide.
 
     Returns
     -------
     down : Tensor (H - 1, W)
     across : Tensor (H, W - 1)
     """
+    down, across, pairs = _steps(guide, weight)
+    typical = (edge**2 * ((down.sum() + across.sum()) / pairs if step is None else step)).clamp_min(1e-12)
+    return 1 / (1 + down / typical), 1 / (1 + across / typical)
+
+
+def _steps(guide: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean squared steps of bands (m, H, W) down (H - 1, W) and across (H, W - 1), and how many there are."""
     there = weight > 0
     down = ((guide[:, 1:] - guide[:, :-1]) ** 2).mean(0) * (there[1:] & there[:-1])
     across = ((guide[:, :, 1:] - guide[:, :, :-1]) ** 2).mean(0) * (there[:, 1:] & there[:, :-1])
     pairs = (there[1:] & there[:-1]).sum() + (there[:, 1:] & there[:, :-1]).sum()
-    typical = (edge**2 * (down.sum() + across.sum()) / pairs.clamp_min(1)).clamp_min(1e-12)
-    return 1 / (1 + down / typical), 1 / (1 + across / typical)
+    return down, across, pairs.clamp_min(1)
 
 
 FEATHER_HSI_PX = 6
@@ -124,11 +132,46 @@ class Prior:
         Of the coefficients' deviation from the mean, seen at HSI resolution.
     correction : Tensor (k, H, W)
         What the HSI says of that deviation, interpolated: where solvers start.
+    texture : Texture or None
+        Of the scene's guide; None: of the guide at hand.
     """
 
     mean: Tensor
     covariance: Tensor
     correction: Tensor
+    texture: Texture | None = None
+
+
+@dataclass(frozen=True)
+class Texture:
+    """Level and liveliness of a guide: what its values and its steps between neighbours are measured by.
+
+    Attributes
+    ----------
+    centre, spread : Tensor (m,)
+        Of each band.
+    step : Tensor ()
+        Mean squared step between neighbours, of bands with unit spread.
+    """
+
+    centre: Tensor
+    spread: Tensor
+    step: Tensor
+
+    @classmethod
+    def of(cls, guide: Tensor, weight: Tensor) -> Texture:
+        """Of a guide (m, H, W) where it has weight (H, W)."""
+        inside = guide[:, weight > 0]
+        if inside.shape[1] < 2:
+            none = torch.zeros_like(guide[:, 0, 0])
+            return cls(none, none + 1, none.sum())
+        centre, spread = inside.mean(1), inside.std(1).clamp_min(1e-12)
+        down, across, pairs = _steps(standardise(guide, weight), weight)
+        return cls(centre, spread, (down.sum() + across.sum()) / pairs)
+
+    def scaled(self, guide: Tensor) -> Tensor:
+        """A guide (m, H, W) about its centre, in units of its spread."""
+        return (guide - self.centre[:, None, None]) / self.spread[:, None, None]
 
 
 def standardise(guide: Tensor, weight: Tensor) -> Tensor:
@@ -251,7 +294,11 @@ def solve_map(problem: Problem, subspace: Subspace, prior: Prior, options: MapOp
     values, change = diagonalised(prior.covariance, curvature)
     precision = torch.linalg.inv(prior.covariance.double())
     weight = feather(problem.guide_weight, problem.hsi_weight, ratio)
-    down, across = bonds(standardise(problem.guide, problem.guide_weight), problem.guide_weight, options.edge)
+    if prior.texture is None:
+        guide, step = standardise(problem.guide, problem.guide_weight), None
+    else:
+        guide, step = prior.texture.scaled(problem.guide), prior.texture.step
+    down, across = bonds(guide, problem.guide_weight, options.edge, step)
     trust = blur_down(weight[None], psf, ratio)[0] * hsi_trust(problem, low)  # (k, h, w)
 
     def times(matrix: Tensor, image: Tensor) -> Tensor:

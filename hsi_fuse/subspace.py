@@ -15,6 +15,24 @@ from hsi_fuse.problem import Estimate, Problem
 
 NEIGHBOUR_BANDS = 6
 """Bands to each side that predict a band when its noise is estimated."""
+MOMENT_ROWS = 64
+"""Rows of which a float64 copy is made at a time."""
+
+
+def moments(hsi: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Mean (n,), covariance (n, n), both float64, and number of the pixels with weight of (n, h, w)."""
+    n, height = hsi.shape[:2]
+    count = int((weight > 0).sum())
+    total = torch.zeros(n, dtype=torch.float64, device=hsi.device)
+    second = torch.zeros(n, n, dtype=torch.float64, device=hsi.device)
+    blocks = [slice(top, top + MOMENT_ROWS) for top in range(0, height, MOMENT_ROWS)]
+    for rows in blocks:
+        total += hsi[:, rows][:, weight[rows] > 0].double().sum(1)
+    mean = total / max(count, 1)
+    for rows in blocks:
+        centred = hsi[:, rows][:, weight[rows] > 0].double() - mean[:, None]
+        second += centred @ centred.T
+    return mean, second / max(count, 1), count
 
 
 def estimate_noise(hsi: Tensor, weight: Tensor) -> Tensor:
@@ -37,10 +55,8 @@ def estimate_noise(hsi: Tensor, weight: Tensor) -> Tensor:
     Tensor (n,)
         Standard deviation, never below 1e-4 of the band's own spread (quantisation; a simulation without).
     """
-    pixels = hsi[:, weight > 0].double()  # (n, N)
-    n, count = pixels.shape
-    centred = pixels - pixels.mean(1, keepdim=True)
-    gram = centred @ centred.T / count
+    n = len(hsi)
+    _, gram, count = moments(hsi, weight)
     spread = gram.diagonal().clamp_min(0).sqrt()
     left = torch.empty(n, dtype=torch.float64, device=hsi.device)
     shares = torch.eye(n, dtype=torch.float64, device=hsi.device)  # of each band's noise in what is left
@@ -108,18 +124,17 @@ def fit_subspace(hsi: Tensor, weight: Tensor, noise: Tensor, largest: int = 24) 
     noise : Tensor (n,)
     largest : int
     """
-    pixels = hsi[:, weight > 0].double()
-    n, count = pixels.shape
-    mean = pixels.mean(1)
-    whitened = (pixels - mean[:, None]) / noise.double()[:, None]
-    values, vectors = torch.linalg.eigh(whitened @ whitened.T / count)  # ascending
+    n = len(hsi)
+    mean, covariance, count = moments(hsi, weight)
+    deviation = noise.double()
+    values, vectors = torch.linalg.eigh(covariance / deviation[:, None] / deviation)  # ascending
     edge = (1 + (n / count) ** 0.5) ** 2
     size = int((values > edge).sum())
     size = max(min(size, largest, n, count - 1), min(2, n))
     basis = vectors[:, -size:].flip(1)
     # the sign of an eigenvector is arbitrary: fix it, so that every machine sees the same numbers
     signs = torch.sign(basis.gather(0, basis.abs().argmax(0, keepdim=True)))
-    basis = basis * signs * noise.double()[:, None]
+    basis = basis * signs * deviation[:, None]
     return Subspace(basis.to(hsi.dtype), mean.to(hsi.dtype), noise)
 
 

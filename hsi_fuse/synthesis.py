@@ -11,15 +11,18 @@ from hsi_fuse import metrics
 from hsi_fuse.errors import HsiFuseError
 from hsi_fuse.lights import AssessOptions
 from hsi_fuse.plain import plain
-from hsi_fuse.problem import Estimate, Problem
+from hsi_fuse.problem import Estimate, Problem, window
 from hsi_fuse.reduced import reduce_problem, reduction_factor
 from hsi_fuse.verdict import baseline_wins
 
 Solver = Callable[[Problem], Estimate]
+MOST_HSI_PX = 512
+"""Side of the middle of a scene that is degraded; of a larger one the rest would say the same."""
 
 
 def synthesise(problem: Problem, solvers: Mapping[str, Solver], options: AssessOptions) -> dict[str, Any]:
     """Part C: every solver on the degraded pair against the HSI that was measured."""
+    problem = middle(problem, MOST_HSI_PX)
     factor = reduction_factor(problem, options.smallest)
     if "product" not in solvers:
         return {"assessable": False, "reason": "the method that made the product is not at hand"}
@@ -51,6 +54,12 @@ def synthesise(problem: Problem, solvers: Mapping[str, Solver], options: AssessO
         "baseline_wins": baseline_wins(results, options),
         "results": results,
     }
+
+
+def middle(problem: Problem, most: int) -> Problem:
+    """The middle of a scene, at most so many HSI pixels a side."""
+    sides = [(size, min(size, most)) for size in problem.hsi_weight.shape]
+    return window(problem, *(((size - kept) // 2, (size + kept) // 2) for size, kept in sides))
 
 
 def score(found: Tensor, truth: Tensor, mask: Tensor, border: int, ratio: int) -> dict[str, Any]:

@@ -71,6 +71,12 @@ def test_impossible_scale(refused, scale):
     assert "--scale" in refused(2, "run", "a.hdr", "b.tif", "--scale", scale)
 
 
+@pytest.mark.parametrize("size", ["lots", "0", "-1G"])
+def test_a_memory_that_is_no_size(refused, size):
+    said = refused(2, "run", "a.hdr", "b.tif", "--max-memory", size)
+    assert "is not a size such as 6G" in said
+
+
 def test_wrong_usage(refused):
     refused(2, "run", "a.hdr")
     refused(2, "fly")

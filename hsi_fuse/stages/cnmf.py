@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,9 +10,9 @@ from torch import Tensor
 
 from hsi_fuse.classical import LinearModel, guide_deviation, keep_guided
 from hsi_fuse.physics import blur_down
-from hsi_fuse.problem import Estimate, OnStep, Problem, StageResult
+from hsi_fuse.problem import Estimate, OnStep, Problem, StageResult, silent
 from hsi_fuse.sense import supported
-from hsi_fuse.subspace import fill_nearest, upsample
+from hsi_fuse.subspace import Subspace, fill_nearest, problem_subspace, upsample
 from hsi_fuse.vca import vertices
 
 TINY = 1e-12
@@ -19,6 +20,32 @@ SUBSPACE = 24
 """Dimensions in which the gaps of the guide are filled."""
 BLOCK_PIXELS = 1 << 13
 """Pixels updated at a time: the updates are many and simple, and what they cost is the way to memory."""
+
+
+@dataclass(frozen=True)
+class Unmixing:
+    """How a scene was unmixed: the spectra of every update, by which other pixels of it are unmixed alike.
+
+    Attributes
+    ----------
+    subspace : Subspace
+        In which gaps of the guide are filled.
+    hsi, guide : float
+        The constants under the data of either image that stand for sum-to-one.
+    coarse : sequence of Tensor (n, K)
+        The HSI's endmembers at first and after each update.
+    fine : sequence of sequences of Tensor (m, K)
+        The guide's, after each update of each round.
+    spectra : Tensor (n, K)
+        The HSI's at last.
+    """
+
+    subspace: Subspace
+    hsi: float
+    guide: float
+    coarse: Sequence[Tensor]
+    fine: Sequence[Sequence[Tensor]]
+    spectra: Tensor
 
 
 @dataclass(frozen=True)
@@ -57,53 +84,91 @@ class Cnmf:
 
     def __call__(self, problem: Problem, start: Estimate, on_step: OnStep) -> StageResult:
         """Unmix both images of `problem`; `start` is not used."""
+        return self.unmix(problem, on_step)[0]
+
+    def unmix(self, problem: Problem, on_step: OnStep = silent) -> tuple[StageResult, Unmixing]:
+        """Unmix both images of `problem`, and keep what is needed to unmix others of the scene alike."""
         psf, ratio = problem.sensor.psf, problem.ratio
-        scale = problem.hsi_noise[:, None]
-        hsi = (fill_nearest(problem.hsi, problem.hsi_weight).flatten(1) / scale).clamp_min(0)  # (n, hw)
-        guide, mixing = _positive_guide(problem)
-        guide = guide.flatten(1)  # (m, HW)
+        subspace = problem_subspace(problem, SUBSPACE)
+        hsi, guide, mixing = _positive(problem, subspace)
+        constants = self._constant(hsi), self._constant(guide)
         coarse, fine = problem.hsi_weight.shape, problem.guide_weight.shape
         support = supported(problem.guide_weight, problem.hsi_weight, psf, ratio).flatten()
 
         spectra = hsi[:, vertices(hsi, self.endmembers, problem.seed)].clamp_min(TINY)  # (n, K)
         even = hsi.new_full((spectra.shape[1], hsi.shape[1]), 1 / spectra.shape[1])
-        spectra, abundances = self._unmix(hsi, spectra, self._mixed(hsi, spectra, even))
+        abundances = self._mixed(hsi, spectra, even, constants[0])
+        first = spectra
+        path, abundances = self._unmix(hsi, spectra, abundances, constants[0])
+        spectra, rounds_path = path[-1], []
         sharp = upsample(abundances.view(-1, *coarse), ratio).clamp_min(1e-6).flatten(1)  # (K, HW)
         rounds = self.rounds if int(support.sum()) >= spectra.shape[1] else 0
         for step in range(1, rounds + 1):
-            _, sharp = self._unmix(guide, mixing @ spectra, sharp)
+            seen, sharp = self._unmix(guide, mixing @ spectra, sharp, constants[1])
+            rounds_path.append(seen)
             abundances = blur_down(sharp.view(-1, *fine), psf, ratio).flatten(1)
             known = abundances[:, support]
             cross, gram = hsi[:, support] @ known.T, known @ known.T
             for _ in range(self.updates):
                 spectra = _better_spectra(cross, spectra, gram)
             on_step("cnmf", step, self.rounds, 0.0)
-        abundances = self._mixed(hsi, spectra, abundances)
-        plain = upsample(abundances.view(-1, *coarse), ratio).clamp_min(0)
-        sharp = keep_guided(problem, sharp.view(-1, *fine), plain)
+        abundances = self._mixed(hsi, spectra, abundances, constants[0])
         on_step("cnmf", self.rounds, self.rounds, 0.0)
-        estimate = Estimate(spectra * scale, torch.zeros_like(problem.hsi_noise), sharp)
-        products = {"endmembers": estimate.basis, "abundances": sharp}
-        return StageResult(estimate, {"kept": True, "endmembers": len(sharp)}, (), products)
+        learned = Unmixing(subspace, *constants, [first, *path], rounds_path, spectra)
+        return _composed(problem, spectra, abundances, sharp), learned
 
-    def _unmix(self, data: Tensor, spectra: Tensor, abundances: Tensor) -> tuple[Tensor, Tensor]:
-        """Update spectra (b, K) and abundances (K, N) in turn on data (b, N)."""
-        rows = torch.split(self._lifted(data, data), BLOCK_PIXELS, 1)
+    def follow(self, problem: Problem, learned: Unmixing) -> StageResult:
+        """Unmix a part of a scene by what was learned of the scene: each pixel by the same updates."""
+        psf, ratio = problem.sensor.psf, problem.ratio
+        hsi, guide, _ = _positive(problem, learned.subspace)
+        first, *path = learned.coarse
+        even = hsi.new_full((first.shape[1], hsi.shape[1]), 1 / first.shape[1])
+        abundances = self._followed(hsi, path, self._mixed(hsi, first, even, learned.hsi), learned.hsi)
+        coarse, fine = problem.hsi_weight.shape, problem.guide_weight.shape
+        sharp = upsample(abundances.view(-1, *coarse), ratio).clamp_min(1e-6).flatten(1)
+        for seen in learned.fine:
+            sharp = self._followed(guide, seen, sharp, learned.guide)
+            abundances = blur_down(sharp.view(-1, *fine), psf, ratio).flatten(1)
+        abundances = self._mixed(hsi, learned.spectra, abundances, learned.hsi)
+        return _composed(problem, learned.spectra, abundances, sharp)
+
+    def _constant(self, data: Tensor) -> float:
+        """What stands under data (b, N) and spectra to hold mixtures to sum-to-one."""
+        return self.sum_to_one * float(data.square().sum(0).mean().sqrt())
+
+    def _unmix(
+        self, data: Tensor, spectra: Tensor, abundances: Tensor, constant: float
+    ) -> tuple[list[Tensor], Tensor]:
+        """Update spectra (b, K) and abundances (K, N) in turn on data (b, N): all spectra, abundances."""
+        rows, path = torch.split(_lifted(data, constant), BLOCK_PIXELS, 1), []
         blocks = [part.clone() for part in torch.split(abundances, BLOCK_PIXELS, 1)]
         for _ in range(self.updates):
             cross = torch.stack([y[:-1] @ a.T for y, a in zip(rows, blocks, strict=True)]).sum(0)
             spectra = _better_spectra(cross, spectra, torch.stack([a @ a.T for a in blocks]).sum(0))
-            seen = self._lifted(spectra, data)
+            path.append(spectra)
+            seen = _lifted(spectra, constant)
             gram = seen.T @ seen
             for y, a in zip(rows, blocks, strict=True):
                 _improve(a, seen.T @ y, gram)
-        return spectra, torch.cat(blocks, 1)
+        return path, torch.cat(blocks, 1)
 
-    def _mixed(self, data: Tensor, spectra: Tensor, abundances: Tensor) -> Tensor:
+    def _followed(self, data: Tensor, path: Sequence[Tensor], abundances: Tensor, constant: float) -> Tensor:
+        """The updates of `_unmix` on abundances alone, by the spectra that it found."""
+        seen = [_lifted(spectra, constant) for spectra in path]
+        grams, blocks = [s.T @ s for s in seen], []
+        rows = torch.split(_lifted(data, constant), BLOCK_PIXELS, 1)
+        for y, start in zip(rows, torch.split(abundances, BLOCK_PIXELS, 1), strict=True):
+            a = start.clone()
+            for s, gram in zip(seen, grams, strict=True):
+                _improve(a, s.T @ y, gram)
+            blocks.append(a)
+        return torch.cat(blocks, 1)
+
+    def _mixed(self, data: Tensor, spectra: Tensor, abundances: Tensor, constant: float) -> Tensor:
         """Update abundances (K, N) of known spectra (b, K) on data (b, N)."""
-        seen = self._lifted(spectra, data)
+        seen = _lifted(spectra, constant)
         gram, blocks = seen.T @ seen, []
-        rows = torch.split(self._lifted(data, data), BLOCK_PIXELS, 1)
+        rows = torch.split(_lifted(data, constant), BLOCK_PIXELS, 1)
         for y, start in zip(rows, torch.split(abundances, BLOCK_PIXELS, 1), strict=True):
             cross, a = seen.T @ y, start.clone()
             for _ in range(self.updates):
@@ -111,10 +176,10 @@ class Cnmf:
             blocks.append(a)
         return torch.cat(blocks, 1)
 
-    def _lifted(self, spectra: Tensor, data: Tensor) -> Tensor:
-        """Spectra (b, N) above the row of constants that holds mixtures of `data` to sum-to-one."""
-        constant = self.sum_to_one * data.square().sum(0).mean().sqrt()
-        return torch.cat([spectra, constant.expand(1, spectra.shape[1])])
+
+def _lifted(spectra: Tensor, constant: float) -> Tensor:
+    """Spectra (b, N) above the row of constants that holds mixtures to sum-to-one."""
+    return torch.cat([spectra, spectra.new_full((1, spectra.shape[1]), constant)])
 
 
 def _improve(abundances: Tensor, cross: Tensor, gram: Tensor) -> None:
@@ -130,9 +195,22 @@ def _better_spectra(cross: Tensor, spectra: Tensor, gram: Tensor) -> Tensor:
     return spectra * cross / (spectra @ gram + TINY)
 
 
-def _positive_guide(problem: Problem) -> tuple[Tensor, Tensor]:
-    """The guide (m, H, W) without gaps or offset in units of its noise, and its SRF."""
-    model = LinearModel.of(problem, SUBSPACE)
+def _positive(problem: Problem, subspace: Subspace) -> tuple[Tensor, Tensor, Tensor]:
+    """HSI (n, hw) and guide (m, HW) without gaps or offset in units of their noise, and the SRF (m, n)."""
+    model = LinearModel.within(problem, subspace)
     sensor, deviation = problem.sensor, guide_deviation(problem)
-    level = (sensor.srf @ model.subspace.mean / deviation)[:, None, None]
-    return (model.guide + level).clamp_min(0), sensor.srf * problem.hsi_noise / deviation[:, None]
+    level = (sensor.srf @ subspace.mean / deviation)[:, None, None]
+    hsi = fill_nearest(problem.hsi, problem.hsi_weight).flatten(1) / problem.hsi_noise[:, None]
+    guide = (model.guide + level).flatten(1)
+    return hsi.clamp_min(0), guide.clamp_min(0), sensor.srf * problem.hsi_noise / deviation[:, None]
+
+
+def _composed(problem: Problem, spectra: Tensor, abundances: Tensor, sharp: Tensor) -> StageResult:
+    """The result of spectra (n, K), the HSI's abundances (K, hw) and the guide's (K, HW)."""
+    coarse, fine = problem.hsi_weight.shape, problem.guide_weight.shape
+    plain = upsample(abundances.view(-1, *coarse), problem.ratio).clamp_min(0)
+    sharp = keep_guided(problem, sharp.view(-1, *fine), plain)
+    basis = spectra * problem.hsi_noise[:, None]
+    estimate = Estimate(basis, torch.zeros_like(problem.hsi_noise), sharp)
+    products = {"endmembers": basis, "abundances": sharp}
+    return StageResult(estimate, {"kept": True, "endmembers": len(sharp)}, (), products)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +14,8 @@ from hsi_fuse.optimise import Schedule, Trained, train
 from hsi_fuse.physics import blur_down, psf_padding
 from hsi_fuse.problem import Estimate, OnStep, Problem, StageResult, silent
 from hsi_fuse.sense import supported
-from hsi_fuse.solve import MapOptions, anchor, hsi_trust, reconcile, solve_map, standardise
-from hsi_fuse.stages.map import mean_estimate
+from hsi_fuse.solve import MapOptions, Texture, anchor, hsi_trust, reconcile, solve_map
+from hsi_fuse.stages.map import Lesson
 from hsi_fuse.stages.sylvester import interpolation_error
 from hsi_fuse.subspace import Subspace, fill_nearest, problem_subspace
 
@@ -140,38 +141,45 @@ class Coupled(MapOptions):
         """Train on `problem` and solve it; `start` is not used: the guide holds more than interpolation."""
         subspace = problem_subspace(problem, self.dimensions)
         problem = reconcile(problem, subspace)
-        low = subspace.project(fill_nearest(problem.hsi, problem.hsi_weight))  # (k, h, w)
-        coefficients, spread, iterations = mean_estimate(problem, subspace, self)  # (k, H, W), twice
-        learned = self._learn(problem, subspace, coefficients, on_step)
-        verdict: dict[str, object] = {
-            "kept": False,
-            "reason": "too few HSI pixels under the guide to learn from",
-        }
-        history: tuple[dict[str, float], ...] = ()
-        products: dict[str, Tensor] = {}
-        if learned is not None:
-            network, trained = learned
-            history = trained.history
-            detail, abundances = _whole(network, problem)
-            missed = float(anchor(problem, low, detail).covariance.trace())
-            missed /= float(interpolation_error(low, problem.ratio).trace())
-            weight = self.share * max(1 - missed, 0.0)
-            guess = anchor(problem, low, weight * detail + (1 - weight) * coefficients)
-            coefficients, more = solve_map(problem, subspace, guess, self)
-            iterations += more
-            spectra = subspace.basis @ network.endmembers.detach().T + subspace.mean[:, None]
-            products = {"endmembers": spectra, "abundances": abundances}
-            verdict = {
-                "kept": True,
-                "network_weight": weight,
-                "best_step": trained.best_step,
-                "held_out_error": trained.best_score,
-                "endmembers": len(network.endmembers),
-            }
+        taught, mean = self._teach(problem, subspace, on_step)
+        return taught.solve(problem, *mean)
+
+    def learn(self, scene: Problem, subspace: Subspace, on_step: OnStep) -> Callable[[Problem], StageResult]:
+        """Train on `scene`, and solve parts of it."""
+        taught, _ = self._teach(reconcile(scene, subspace), subspace, on_step)
+
+        def part(problem: Problem) -> StageResult:
+            problem = reconcile(problem, subspace)
+            return taught.solve(problem, *taught.lesson.estimate(problem, self))
+
+        return part
+
+    def _teach(
+        self, scene: Problem, subspace: Subspace, on_step: OnStep
+    ) -> tuple[_Taught, tuple[Tensor, Tensor, int]]:
+        """What a reconciled scene teaches, and `mean_estimate` of it."""
+        lesson, guess = Lesson.of(scene, subspace)
+        mean = lesson.estimate(scene, self, guess)
+        learned = self._learn(scene, subspace, mean[0], on_step)
         on_step("coupled", self.steps, self.steps, 0.0)
-        estimate = Estimate(subspace.basis, subspace.mean, coefficients, spread)
-        verdict = {**verdict, "dimensions": subspace.size, "cg_iterations": iterations}
-        return StageResult(estimate, verdict, history, products)
+        if learned is None:
+            why = {"kept": False, "reason": "too few HSI pixels under the guide to learn from"}
+            return _Taught(self, lesson, None, None, 0.0, why, ()), mean
+        network, trained = learned
+        low = subspace.project(fill_nearest(scene.hsi, scene.hsi_weight))  # (k, h, w)
+        detail, _ = _whole(network, scene, lesson.texture)
+        missed = float(anchor(scene, low, detail).covariance.trace())
+        missed /= float(interpolation_error(low, scene.ratio).trace())
+        weight = self.share * max(1 - missed, 0.0)
+        blended = anchor(scene, low, weight * detail + (1 - weight) * mean[0]).covariance
+        verdict = {
+            "kept": True,
+            "network_weight": weight,
+            "best_step": trained.best_step,
+            "held_out_error": trained.best_score,
+            "endmembers": len(network.endmembers),
+        }
+        return _Taught(self, lesson, blended, network, weight, verdict, trained.history), mean
 
     def _metric(self, variance: Tensor) -> Tensor:
         """Factors (k,) on errors of the coefficients; such errors are then about 1 in the mean."""
@@ -194,7 +202,8 @@ class Coupled(MapOptions):
         asked = (torch.rand(usable.shape, generator=draw) < self.held_out).to(usable.device)
         trust = hsi_trust(problem, low)
         to_learn, to_check = trust * (usable & ~asked), trust * (usable & asked)
-        guide = standardise(fill_nearest(problem.guide, problem.guide_weight), problem.guide_weight)
+        texture = Texture.of(problem.guide, problem.guide_weight)
+        guide = texture.scaled(fill_nearest(problem.guide, problem.guide_weight))
         mixing = sensor.srf @ subspace.basis
         known = sensor.offset + sensor.srf @ subspace.mean
         ring = -(-max(psf_padding(psf.shape[0], ratio), 0) // ratio)
@@ -225,7 +234,7 @@ class Coupled(MapOptions):
             groups: list[dict[str, object]] = [{"params": weights, "lr": IMITATION_RATE}]
             train(network, groups, imitation, lambda: 0.0, once, silent, "coupled")
         # from here on errors count by how far imitation misses each coefficient at the HSI's resolution
-        scale = self._metric(anchor(problem, low, _whole(network, problem)[0]).covariance.diagonal())
+        scale = self._metric(anchor(problem, low, _whole(network, problem, texture)[0]).covariance.diagonal())
 
         def misfit(crop: Crop, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             """Coefficients of a crop, weighted sum of squared HSI misfits, sum of the weights."""
@@ -264,6 +273,51 @@ class Coupled(MapOptions):
         return network, train(network, groups, loss, score, schedule, on_step, "coupled")
 
 
+@dataclass(frozen=True)
+class _Taught:
+    """What a scene taught stage `coupled`, by which it and its parts are solved.
+
+    Attributes
+    ----------
+    stage : Coupled
+    lesson : Lesson
+        For the mean of both MAP estimates.
+    blended : Tensor (k, k) or None
+        How far off the guess is that blends them with the network's answer.
+    network : UnmixingNetwork or None
+        None where there was too little to learn from.
+    weight : float
+        Of the network in the guess.
+    verdict, history
+        How the training went.
+    """
+
+    stage: Coupled
+    lesson: Lesson
+    blended: Tensor | None
+    network: UnmixingNetwork | None
+    weight: float
+    verdict: Mapping[str, object]
+    history: Sequence[Mapping[str, float]]
+
+    def solve(self, part: Problem, mean: Tensor, spread: Tensor, iterations: int) -> StageResult:
+        """Solve a reconciled part, whose mean estimate (k, H, W) and spread are known."""
+        subspace, coefficients = self.lesson.subspace, mean
+        products: dict[str, Tensor] = {}
+        if self.network is not None and self.blended is not None:
+            detail, abundances = _whole(self.network, part, self.lesson.texture)
+            low = subspace.project(fill_nearest(part.hsi, part.hsi_weight))  # (k, h, w)
+            guess = anchor(part, low, self.weight * detail + (1 - self.weight) * mean)
+            guess = replace(guess, covariance=self.blended, texture=self.lesson.texture)
+            coefficients, more = solve_map(part, subspace, guess, self.stage)
+            iterations += more
+            spectra = subspace.basis @ self.network.endmembers.detach().T + subspace.mean[:, None]
+            products = {"endmembers": spectra, "abundances": abundances}
+        estimate = Estimate(subspace.basis, subspace.mean, coefficients, spread)
+        verdict = {**self.verdict, "dimensions": subspace.size, "cg_iterations": iterations}
+        return StageResult(estimate, verdict, self.history, products)
+
+
 def _vertices(spectra: Tensor, count: int) -> Tensor:
     """Pixels that span the data, (k, N) -> (count, k): successive orthogonal projection (Araujo et al. 2001).
 
@@ -288,9 +342,9 @@ def _vertices(spectra: Tensor, count: int) -> Tensor:
 
 
 @torch.no_grad()
-def _whole(network: UnmixingNetwork, problem: Problem) -> tuple[Tensor, Tensor]:
+def _whole(network: UnmixingNetwork, problem: Problem, texture: Texture) -> tuple[Tensor, Tensor]:
     """Coefficients (k, H, W) and abundances (K, H, W) of the whole guide, in blocks of pixels."""
-    guide = standardise(fill_nearest(problem.guide, problem.guide_weight), problem.guide_weight)
+    guide = texture.scaled(fill_nearest(problem.guide, problem.guide_weight))
     pixels = guide.flatten(1).T
     blocks = [(network(part), network.abundances(part)[0]) for part in torch.split(pixels, BLOCK_PIXELS)]
     shape = problem.guide_weight.shape

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from hsi_fuse.problem import Estimate, OnStep, Problem, StageResult, silent
-from hsi_fuse.solve import MapOptions, Prior, anchor, reconcile, solve_map
-from hsi_fuse.stages.cnmf import Cnmf
+from hsi_fuse.problem import Estimate, OnStep, Problem, StageResult
+from hsi_fuse.solve import MapOptions, Prior, Texture, anchor, reconcile, solve_map
+from hsi_fuse.stages.cnmf import Cnmf, Unmixing
 from hsi_fuse.stages.sylvester import interpolation_error
 from hsi_fuse.subspace import Subspace, fill_nearest, problem_subspace, upsample
 
@@ -43,14 +44,78 @@ class Map(MapOptions):
         on_step("map", 0, 1, 0.0)
         coefficients, spread, steps = mean_estimate(reconcile(problem, subspace), subspace, self)
         on_step("map", 1, 1, 0.0)
+        return self._result(subspace, coefficients, spread, steps)
+
+    def learn(self, scene: Problem, subspace: Subspace, on_step: OnStep) -> Callable[[Problem], StageResult]:
+        """What `scene` teaches, as a method for its parts."""
+        lesson, _ = Lesson.of(reconcile(scene, subspace), subspace)
+
+        def part(problem: Problem) -> StageResult:
+            return self._result(subspace, *lesson.estimate(reconcile(problem, subspace), self))
+
+        return part
+
+    def _result(self, subspace: Subspace, coefficients: Tensor, spread: Tensor, steps: int) -> StageResult:
         estimate = Estimate(subspace.basis, subspace.mean, coefficients, spread)
         return StageResult(estimate, {"kept": True, "dimensions": subspace.size, "cg_iterations": steps})
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """What a scene teaches about its parts: all that `mean_estimate` measures on many pixels.
+
+    Attributes
+    ----------
+    subspace : Subspace
+    missed : Tensor (k, k)
+        What interpolation misses.
+    unmixing : Unmixing
+    unmixed : Tensor (k, k)
+        How far the unmixing is off.
+    texture : Texture
+        Of the guide.
+    """
+
+    subspace: Subspace
+    missed: Tensor
+    unmixing: Unmixing
+    unmixed: Tensor
+    texture: Texture
+
+    @classmethod
+    def of(cls, scene: Problem, subspace: Subspace) -> tuple[Lesson, Tensor]:
+        """Of a reconciled scene; also its unmixing in coefficients (k, H, W)."""
+        low = subspace.project(fill_nearest(scene.hsi, scene.hsi_weight))  # (k, h, w)
+        result, unmixing = UNMIXING.unmix(scene)
+        guess = within(subspace, result.estimate)
+        missed = interpolation_error(low, scene.ratio).to(low)
+        texture = Texture.of(scene.guide, scene.guide_weight)
+        return cls(subspace, missed, unmixing, anchor(scene, low, guess).covariance, texture), guess
+
+    def estimate(
+        self, part: Problem, options: MapOptions, guess: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, int]:
+        """`mean_estimate` of a reconciled part; `guess` is its unmixing where that is known."""
+        low = self.subspace.project(fill_nearest(part.hsi, part.hsi_weight))  # (k, h, w)
+        plain = upsample(low, part.ratio)
+        prior = Prior(plain, self.missed, torch.zeros_like(plain), self.texture)
+        one = solve_map(part, self.subspace, prior, options)
+        if guess is None:
+            guess = within(self.subspace, UNMIXING.follow(part, self.unmixing).estimate)
+        prior = anchor(part, low, guess)
+        prior = replace(prior, covariance=self.unmixed, texture=self.texture)
+        return _mean(one, solve_map(part, self.subspace, prior, options))
+
+
 def mean_estimate(problem: Problem, subspace: Subspace, options: MapOptions) -> tuple[Tensor, Tensor, int]:
     """The mean of both MAP estimates, half their difference, both (k, H, W), and the iterations of both."""
-    one, steps = around_interpolation(problem, subspace, options)
-    other, more = around_unmixing(problem, subspace, options)
+    one = around_interpolation(problem, subspace, options)
+    return _mean(one, around_unmixing(problem, subspace, options))
+
+
+def _mean(*estimates: tuple[Tensor, int]) -> tuple[Tensor, Tensor, int]:
+    """Mean and half difference of two estimates, and the iterations of both."""
+    (one, steps), (other, more) = estimates
     return (one + other) / 2, (one - other) / 2, steps + more
 
 
@@ -65,8 +130,7 @@ def around_interpolation(problem: Problem, subspace: Subspace, options: MapOptio
 def around_unmixing(problem: Problem, subspace: Subspace, options: MapOptions) -> tuple[Tensor, int]:
     """MAP coefficients (k, H, W) around a coupled unmixing; also the iterations used."""
     low = subspace.project(fill_nearest(problem.hsi, problem.hsi_weight))  # (k, h, w)
-    start = Estimate(subspace.basis, subspace.mean, upsample(low, problem.ratio))
-    unmixed = within(subspace, UNMIXING(problem, start, silent).estimate)
+    unmixed = within(subspace, UNMIXING.unmix(problem)[0].estimate)
     return solve_map(problem, subspace, anchor(problem, low, unmixed), options)
 
 

@@ -1,0 +1,315 @@
+"""Scenes that do not fit into memory: a preset's stages on overlapping blocks of HSI pixels.
+
+A stage that can be divided learns from a sample of the scene (`sample`) and is then applied to one block
+after another. Blocks overlap; what two of them say of a pixel is averaged with weights that change steadily
+from one to the other.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise, product
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hsi_fuse.errors import PresetError
+from hsi_fuse.physics import blur_down, psf_padding
+from hsi_fuse.problem import Estimate, OnStep, Problem, StageResult, window
+from hsi_fuse.subspace import Subspace, fill_nearest, problem_subspace, upsample
+
+DEFAULT_MEMORY = 8 << 30
+"""Bytes, where none are given: a constant, so that a scene's blocks are the same on every machine."""
+PROGRAM = 600 << 20
+"""Bytes of python, torch and what else is loaded."""
+FLOATS_PER_FINE_PIXEL = 400
+"""Float32 values that a stage holds at its peak for each fine pixel of a block, measured (24 dimensions)."""
+HELD_CUBES = 3
+"""Float32 copies of the HSI that are held beside a block: as it was read, its good bands, masked."""
+HALO_HSI_PX = 10
+"""Beyond a block's own pixels: the guide's feather reaches nine, the solver's memory of its rim fewer."""
+BLEND_HSI_PX = 2
+"""Over which, to either side of their border, one block gives way to the next."""
+REACHES = HALO_HSI_PX, BLEND_HSI_PX
+SMALLEST_HSI_PX = 32
+SAMPLE_TILES, SAMPLE_TILE_HSI_PX = 4, 64
+"""Most tiles along each axis of the sample, and their largest side."""
+SAMPLE_PX = 1024
+"""Largest side of the sample, fine pixels."""
+
+Part = Callable[[Problem], StageResult]
+Span = tuple[int, int]
+"""First and last, as of a slice."""
+
+
+@runtime_checkable
+class Divisible(Protocol):
+    """A stage that can be learned from a sample of a scene and applied to parts of it."""
+
+    dimensions: int
+
+    def learn(self, scene: Problem, subspace: Subspace, on_step: OnStep) -> Part:
+        """The stage for parts of `scene`, whose estimates all have the subspace's factors."""
+        ...
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a run may use.
+
+    Attributes
+    ----------
+    limit : int
+        Bytes; pages of mapped files, which the system takes back when it must, are not counted.
+    folder : Path or None
+        Where the factors of a scene in blocks go; None: the system's folder for temporary files.
+    """
+
+    limit: int = DEFAULT_MEMORY
+    folder: Path | None = None
+
+    def block_hsi_px(self, shape: Sequence[int], ratio: int) -> int | None:
+        """Side of the blocks of an HSI of (n, h, w), HSI pixels; None where it fits as a whole.
+
+        Raises
+        ------
+        PresetError
+            Not even small blocks would fit.
+        """
+        bands, height, width = shape
+        inputs = PROGRAM + 4 * HELD_CUBES * bands * height * width
+        each = 4 * FLOATS_PER_FINE_PIXEL * ratio**2
+        room = self.limit - inputs
+        if each * height * width <= room:
+            return None
+        # the sample must fit as a block does
+        least = max(SMALLEST_HSI_PX + 2 * HALO_HSI_PX, SAMPLE_PX // ratio)
+        side = math.isqrt(max(room, 0) // each)
+        if side < least:
+            wanted = (inputs + each * least**2) / 2**30
+            raise PresetError(
+                f"--max-memory {self.limit / 2**30:.3g}G is too little for {bands} bands of {height} x "
+                f"{width} pixels at ratio {ratio}: it takes about {math.ceil(10 * wanted) / 10:g}G"
+            )
+        return side - 2 * HALO_HSI_PX
+
+    def factors(self, count: int, height: int, width: int) -> Tensor:
+        """Zeros (count, height, width), float32, in a file that ends with the process."""
+        # no name in the folder: whatever ends the process, nothing is left behind
+        with tempfile.TemporaryFile(dir=self.folder) as file:
+            file.truncate(4 * count * height * width)
+            stored: Any = np.memmap(file, np.float32, "r+", shape=(count, height, width))
+        return torch.from_numpy(stored)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A part of a scene in HSI pixels: (first, last) of rows and columns.
+
+    `own` is what it stands for, `seen` what it is solved on, `said` where its answer counts.
+    """
+
+    own: tuple[Span, Span]
+    seen: tuple[Span, Span]
+    said: tuple[Span, Span]
+
+
+def layout(height: int, width: int, side: int) -> Iterator[Block]:
+    """Blocks of about one size, at most `side` HSI pixels, row by row."""
+    spans = []
+    for size in (height, width):
+        count = -(-size // side)
+        edges = [round(i * size / count) for i in range(count + 1)]
+        spans.append(list(pairwise(edges)))
+    for rows, columns in product(*spans):
+        yield Block((rows, columns), *(_grown(rows, columns, by, height, width) for by in REACHES))
+
+
+def _grown(rows: Span, columns: Span, by: int, height: int, width: int) -> tuple[Span, Span]:
+    """Spans that reach further to both sides, within the scene."""
+    return (max(rows[0] - by, 0), min(rows[1] + by, height)), (
+        max(columns[0] - by, 0),
+        min(columns[1] + by, width),
+    )
+
+
+def sample(problem: Problem) -> Problem:
+    """Tiles from all over a scene, side by side, as one problem; the scene itself where it is no larger.
+
+    Between the tiles lie pixels without data, as wide as the PSF reaches, so that no tile sees another.
+    """
+    s, psf = problem.ratio, problem.sensor.psf
+    side = min(SAMPLE_TILE_HSI_PX, SAMPLE_PX // s)
+    tiles = min(SAMPLE_TILES, SAMPLE_PX // (side * s))
+    gap = -(-max(psf_padding(len(psf), s), 0) // s) + 1
+    height, width = problem.hsi_weight.shape
+    if height * width <= (tiles * side) ** 2:
+        return problem
+    down, across = _spread(height, tiles, side), _spread(width, tiles, side)
+    if len(down) < tiles:  # a flight line: all of its width, more tiles along it
+        across = _spread(width, tiles**2 // len(down), side)
+    elif len(across) < tiles:
+        down = _spread(height, tiles**2 // len(across), side)
+    lines = [_joined([_rimmed(window(problem, r, c), gap) for c in across], -1) for r in down]
+    return _joined(lines, -2)
+
+
+def _spread(size: int, count: int, side: int) -> list[Span]:
+    """Tiles spread evenly along an axis, as many as fit side by side, at most `count`."""
+    side = min(side, size)
+    count = min(count, size // side)
+    starts = [round((i + 0.5) * size / count - side / 2) for i in range(count)]
+    return [(start, start + side) for start in starts]
+
+
+def _rimmed(part: Problem, gap: int) -> Problem:
+    """A part with pixels without data after its last row and column."""
+    coarse, fine = (0, gap, 0, gap), (0, gap * part.ratio, 0, gap * part.ratio)
+    pad = torch.nn.functional.pad
+    return replace(
+        part,
+        hsi=pad(part.hsi, coarse),
+        hsi_weight=pad(part.hsi_weight, coarse),
+        guide=pad(part.guide, fine),
+        guide_weight=pad(part.guide_weight, fine),
+    )
+
+
+def _joined(parts: Sequence[Problem], axis: int) -> Problem:
+    """Problems of one scene side by side."""
+    return replace(
+        parts[0],
+        hsi=torch.cat([part.hsi for part in parts], axis),
+        hsi_weight=torch.cat([part.hsi_weight for part in parts], axis),
+        guide=torch.cat([part.guide for part in parts], axis),
+        guide_weight=torch.cat([part.guide_weight for part in parts], axis),
+    )
+
+
+def by_blocks(stage: Divisible, problem: Problem, side: int, memory: Memory, on_step: OnStep) -> StageResult:
+    """Run a stage block by block.
+
+    Parameters
+    ----------
+    stage : Divisible
+    problem : Problem
+    side : int
+        Largest side of a block, HSI pixels.
+    memory : Memory
+        Keeps the factors.
+    on_step : callable
+    """
+    subspace = problem_subspace(problem, stage.dimensions)
+    apply = stage.learn(sample(problem), subspace, on_step)
+    height, width = problem.guide_weight.shape
+    blocks = list(layout(height // problem.ratio, width // problem.ratio, side))
+    maps: dict[str, Tensor] = {}
+    small: dict[str, Tensor] = {}
+    verdict: dict[str, object] = {}
+    history: Sequence[Mapping[str, float]] = ()
+    iterations = 0
+    for number, block in enumerate(blocks):
+        on_step("blocks", number, len(blocks), 0.0)
+        part = window(problem, *block.seen)
+        if not bool((part.hsi_weight > 0).any()):
+            continue  # no data, no product
+        result = apply(part)
+        found = {"coefficients": result.estimate.coefficients, **result.products}
+        if result.estimate.spread is not None:
+            found["spread"] = result.estimate.spread
+        for key, values in found.items():
+            if values.shape[1:] != part.guide_weight.shape:
+                small[key] = values  # of the scene, not of the block's pixels
+                continue
+            if key not in maps:
+                maps[key] = memory.factors(len(values), height, width)
+            _add(maps[key], values, block, problem.ratio)
+        verdict, history = dict(result.verdict), result.history
+        iterations += int(str(verdict.get("cg_iterations", 0)))
+    on_step("blocks", len(blocks), len(blocks), 0.0)
+    estimate = Estimate(subspace.basis, subspace.mean, maps.pop("coefficients"), maps.pop("spread", None))
+    verdict |= {"cg_iterations": iterations, "blocks": len(blocks)}
+    return StageResult(estimate, verdict, history, {**small, **maps})
+
+
+def _add(whole: Tensor, values: Tensor, block: Block, ratio: int) -> None:
+    """Add a block's answer (c, H', W') to (c, H, W) under its weight."""
+    places, inner, weights = [], [], []
+    for axis in (0, 1):
+        (first, last), (start, _) = block.said[axis], block.seen[axis]
+        places.append(slice(first * ratio, last * ratio))
+        inner.append(slice((first - start) * ratio, (last - start) * ratio))
+        size = whole.shape[axis + 1]
+        weights.append(_weight(block.own[axis], block.said[axis], size // ratio, ratio).to(whole))
+    said = values[:, *inner].to(whole.device)
+    whole[:, *places] += said * (weights[0][:, None] * weights[1])
+
+
+def _weight(own: tuple[int, int], said: tuple[int, int], size: int, ratio: int) -> Tensor:
+    """Weight of the fine pixels of `said` along one axis: those of neighbouring blocks add up to 1."""
+    at = torch.arange(said[0] * ratio, said[1] * ratio, dtype=torch.float64) + 0.5
+    weight = torch.ones_like(at)
+    reach = BLEND_HSI_PX * ratio
+    if own[0] > 0:
+        weight = weight * ((at - own[0] * ratio + reach) / (2 * reach)).clamp(0, 1)
+    if own[1] < size:
+        weight = weight * ((own[1] * ratio + reach - at) / (2 * reach)).clamp(0, 1)
+    return weight
+
+
+@dataclass(frozen=True)
+class Interpolation:
+    """Plain interpolation of the HSI as a cube whose fine factors are made when they are asked for.
+
+    Attributes
+    ----------
+    estimate : Estimate
+        At the HSI's resolution: coefficients (k, h, w).
+    ratio : int
+    """
+
+    estimate: Estimate
+    ratio: int
+
+    @classmethod
+    def of(cls, problem: Problem) -> Interpolation:
+        """What `subspace.interpolate` makes as a whole."""
+        subspace = problem_subspace(problem, largest=64)
+        low = subspace.project(fill_nearest(problem.hsi, problem.hsi_weight))
+        return cls(Estimate(subspace.basis, subspace.mean, low), problem.ratio)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(n, H, W)."""
+        n, h, w = self.estimate.shape
+        return n, h * self.ratio, w * self.ratio
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Rows start..stop-1, (n, stop - start, W)."""
+        s, height = self.ratio, self.estimate.shape[1]
+        first, last = max(start // s - 2, 0), min(-(-stop // s) + 2, height)  # the kernel's reach
+        fine = upsample(self.estimate.coefficients[:, first:last], s)
+        low = self.estimate
+        part = Estimate(low.basis, low.mean, fine[:, start - first * s : stop - first * s])
+        return part.rows(0, stop - start)
+
+    def mixed(self, matrix: Tensor, offset: Tensor | None = None) -> Interpolation:
+        """Linear combinations of its bands."""
+        return Interpolation(self.estimate.mixed(matrix, offset), self.ratio)
+
+    def degraded(self, psf: Tensor, ratio: int) -> Tensor:
+        """The cube at the HSI's resolution, (n, h, w)."""
+        low = self.estimate
+        seen = [blur_down(upsample(c[None], self.ratio), psf, ratio)[0] for c in low.coefficients]
+        return replace(low, coefficients=torch.stack(seen)).rows(0, low.shape[1])
+
+
+def finite(values: Tensor) -> bool:
+    """Whether all of (c, H, W) is finite, band by band."""
+    return all(bool(torch.isfinite(band).all()) for band in values)

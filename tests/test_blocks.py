@@ -1,0 +1,159 @@
+"""Big scenes: what is solved block by block is what is solved as a whole."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from synthetic import RATIO, observed, problem_of, scene
+
+from hsi_fuse import blocks
+from hsi_fuse.blocks import Interpolation, Memory, by_blocks, layout, sample
+from hsi_fuse.errors import HsiFuseWarning, PresetError
+from hsi_fuse.pipeline import _in_blocks, run_stages
+from hsi_fuse.preset import load_preset
+from hsi_fuse.problem import Problem, silent, window
+from hsi_fuse.stages.coupled import Coupled
+from hsi_fuse.stages.map import Map
+from hsi_fuse.subspace import interpolate, problem_subspace
+from hsi_fuse.synthesis import middle
+
+SIDE = 22
+WIDE = Memory(64 << 30)
+
+
+@pytest.fixture(scope="module")
+def problem() -> Problem:
+    """44 x 40 HSI pixels: four blocks of 22 x 20, which see 32 x 30 each."""
+    return problem_of(observed(truth=scene(176, 160)))
+
+
+@pytest.fixture(scope="module")
+def whole(problem):
+    return Map()(problem, interpolate(problem), silent).estimate
+
+
+@pytest.fixture(scope="module")
+def parted(problem):
+    return by_blocks(Map(), problem, SIDE, WIDE, silent)
+
+
+def test_blocks_give_what_the_whole_gives(whole, parted):
+    a, b = (e.rows(0, e.shape[1]) for e in (whole, parted.estimate))
+    assert parted.verdict["blocks"] == 4
+    assert float((a - b).square().mean().sqrt()) < 1e-3 * float(a.max() - a.min())
+    difference = (whole.spread - parted.estimate.spread).square().mean().sqrt()
+    assert float(difference) < 0.1 * float(whole.spread.square().mean().sqrt())
+
+
+def test_no_seam_shows(whole, parted):
+    """Steps across the blocks' borders are as large as the same steps of the whole."""
+    a, b = (e.rows(0, e.shape[1]) for e in (whole, parted.estimate))
+    for axis, border in ((1, 22 * RATIO), (2, 20 * RATIO)):
+        steps = [c.diff(dim=axis).narrow(axis, border - 2, 3).abs().mean() for c in (a, b)]
+        assert float(steps[1] / steps[0]) == pytest.approx(1, abs=0.02)
+
+
+def test_the_same_bytes_every_time(problem):
+    part = window(problem, (0, 20), (0, 20))
+    one, again = (by_blocks(Map(), part, 12, WIDE, silent).estimate for _ in range(2))
+    assert torch.equal(one.coefficients, again.coefficients)
+
+
+def test_factors_live_in_a_file_that_nobody_sees(tmp_path):
+    kept = Memory(1 << 20, tmp_path).factors(3, 200, 200)
+    kept += 1
+    assert float(kept.sum()) == 120_000
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("height", "width"), [(7, 100), (64, 65), (33, 32)])
+def test_blocks_weigh_one_everywhere(height, width):
+    total = torch.zeros(1, height * RATIO, width * RATIO)
+    for block in layout(height, width, 32):
+        (top, bottom), (left, right) = block.seen
+        part = torch.ones(1, (bottom - top) * RATIO, (right - left) * RATIO)
+        blocks._add(total, part, block, RATIO)
+    assert torch.allclose(total, torch.ones_like(total), atol=1e-6)
+
+
+def test_a_scene_without_data_in_one_block_is_solved_in_the_others(problem):
+    gone = problem.hsi_weight.clone()
+    gone[:, 18:] = 0
+    holed = replace(problem, hsi_weight=gone, hsi=problem.hsi * (gone > 0))
+    found = by_blocks(Map(), window(holed, (0, 12), (0, 40)), 12, WIDE, silent)
+    assert bool(torch.isfinite(found.estimate.coefficients).all())
+    assert float(found.estimate.coefficients[:, :, -4:].abs().max()) == 0
+
+
+def test_the_sample_is_the_scene_where_it_is_small_and_tiles_of_it_where_not(problem, monkeypatch):
+    assert sample(problem) is problem
+    monkeypatch.setattr(blocks, "SAMPLE_TILES", 2)
+    monkeypatch.setattr(blocks, "SAMPLE_TILE_HSI_PX", 8)
+    tiles = sample(problem)
+    there = tiles.hsi_weight > 0
+    assert int(there.sum()) == 4 * 8 * 8
+    first = window(problem, (7, 15), (6, 14))
+    assert torch.equal(tiles.hsi[:, :8, :8], first.hsi)
+    assert torch.equal(tiles.guide[:, : 8 * RATIO, : 8 * RATIO], first.guide)
+    subspace = problem_subspace(problem, 24)
+    part = Map().learn(tiles, subspace, silent)(first)
+    assert part.estimate.shape == (30, 32, 32)
+
+
+def test_the_sample_of_a_flight_line_has_tiles_all_along_it(problem, monkeypatch):
+    monkeypatch.setattr(blocks, "SAMPLE_TILES", 2)
+    monkeypatch.setattr(blocks, "SAMPLE_TILE_HSI_PX", 8)
+    line = sample(window(problem, (0, 44), (0, 9)))
+    assert int((line.hsi_weight > 0).sum()) == 4 * 8 * 8
+
+
+def test_interpolation_on_demand_is_interpolation(problem):
+    plain, lazy = interpolate(problem), Interpolation.of(problem)
+    assert lazy.shape == plain.shape
+    assert torch.allclose(lazy.rows(9, 50), plain.rows(9, 50), atol=1e-5)
+    psf = problem.sensor.psf
+    assert torch.allclose(lazy.degraded(psf, RATIO), plain.degraded(psf, RATIO), atol=1e-5)
+    srf = problem.sensor.srf
+    assert torch.allclose(lazy.mixed(srf).rows(0, 5), plain.mixed(srf).rows(0, 5), atol=1e-5)
+
+
+def test_the_layout_follows_from_scene_and_memory_alone():
+    assert Memory().block_hsi_px((100, 150, 150), 4) is None
+    sides = [Memory(gib << 30).block_hsi_px((230, 1000, 1000), 4) for gib in (7, 8, 16)]
+    assert sides == sorted(sides)
+    assert sides[0] >= blocks.SMALLEST_HSI_PX
+    with pytest.raises(PresetError, match="--max-memory 2G is too little"):
+        Memory(2 << 30).block_hsi_px((230, 1000, 1000), 4)
+
+
+def test_the_middle_of_a_scene_stands_for_it(problem):
+    part = middle(problem, 40)
+    assert part.hsi_weight.shape == (40, 40)
+    assert torch.equal(part.hsi, problem.hsi[:, 2:42])
+    assert torch.equal(part.guide, problem.guide[:, 2 * RATIO : 42 * RATIO])
+
+
+def test_a_trained_stage_trains_once_and_is_applied_to_blocks(problem):
+    stage = Coupled(steps=60, imitate=60)
+    whole = stage(problem, interpolate(problem), silent)
+    parted = by_blocks(stage, problem, SIDE, WIDE, silent)
+    a, b = (r.estimate.rows(0, r.estimate.shape[1]) for r in (whole, parted))
+    assert float((a - b).square().mean().sqrt()) < 1e-3 * float(a.max() - a.min())
+    assert parted.verdict["best_step"] == whole.verdict["best_step"]
+    assert torch.allclose(parted.products["endmembers"], whole.products["endmembers"])
+    sums = parted.products["abundances"].sum(0)
+    assert torch.allclose(sums, torch.ones_like(sums), atol=1e-4)
+
+
+def test_a_preset_runs_in_blocks_where_its_stages_can_and_whole_where_not(problem, monkeypatch):
+    monkeypatch.setattr(Memory, "block_hsi_px", lambda self, shape, ratio: SIDE)
+    part = window(problem, (0, 40), (0, 20))
+    draft, classical = load_preset("draft"), load_preset("gsa")
+    assert _in_blocks(part, draft, WIDE)
+    estimate, ((name, result),) = run_stages(part, None, draft, silent, WIDE)
+    assert (name, result.verdict["blocks"]) == ("map", 2)
+    assert estimate is result.estimate
+    with pytest.warns(HsiFuseWarning, match="gsa cannot work in blocks"):
+        assert not _in_blocks(part, classical, WIDE)

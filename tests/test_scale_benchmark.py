@@ -1,0 +1,62 @@
+"""The benchmark of scale: its scenes are what they say, and its figures see what they are for."""
+
+from __future__ import annotations
+
+import numpy as np
+import rasterio
+import torch
+from synthetic import RATIO, WAVELENGTHS, scene
+
+from benchmarks.mosaic import Mosaic, save_mosaic
+from benchmarks.scale import borders_of, difference, floor_s, seam_ratio
+from hsi_fuse.physics import blur_down
+from hsi_fuse.simulate import find_protocol
+
+
+def mosaic(height: int, width: int) -> Mosaic:
+    truth = scene(64, 72)
+    return Mosaic(truth / truth.max(), WAVELENGTHS, height, width, 0)
+
+
+def test_strips_of_a_mosaic_are_the_mosaic():
+    made = mosaic(40, 30)
+    whole = made.fine(-2 * RATIO, 42 * RATIO)
+    low = blur_down(whole, find_protocol("x4-ms4").psf, RATIO)[:, 2:-2]
+    strips = torch.cat([strip for _, strip, _ in made.observed()], 1)
+    assert torch.allclose(strips, low, atol=1e-6)
+    lit = made.fine(0, 64)[:, :, :72] / made.tile[:, :64, :72].clamp_min(1e-6)
+    assert float(lit.max() - lit.min()) > 0.01  # no two tiles are the same
+
+
+def test_a_mosaic_is_a_pair_of_files_and_its_floor_is_measured(tmp_path):
+    hsi, guide = save_mosaic(mosaic(20, 24), tmp_path)
+    with rasterio.open(hsi) as coarse, rasterio.open(guide) as fine:
+        assert (coarse.count, coarse.height, coarse.width) == (len(WAVELENGTHS), 20, 24)
+        assert (fine.height, fine.width) == (80, 96)
+        assert coarse.bounds == fine.bounds
+    seconds, rate = floor_s((hsi, guide), guide, tmp_path / "copy.tif")
+    assert seconds > 0
+    assert rate > 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["guide.tif", "hsi.tif"]
+
+
+def test_a_seam_is_seen(tmp_path):
+    smooth = np.random.default_rng(0).integers(1000, 1100, (2, 200, 50)).astype(np.int16)
+    broken = smooth.copy()
+    broken[:, 100:] += 100
+    profile = {"driver": "GTiff", "count": 2, "height": 200, "width": 50, "dtype": "int16"}
+    ratios = []
+    for name, values in (("smooth", smooth), ("broken", broken)):
+        with rasterio.open(tmp_path / name, "w", **profile) as file:
+            file.write(values)
+        ratios.append(seam_ratio(tmp_path / name, [100]))
+    assert abs(ratios[0] - 1) < 0.1
+    assert ratios[1] > 2
+    assert 0 < difference(tmp_path / "broken", tmp_path / "smooth") < 1
+
+
+def test_borders_lie_where_blocks_meet():
+    assert borders_of(100, 100, 100, 4, 8.0) == []
+    borders = borders_of(230, 1000, 1000, 4, 8.0)
+    assert borders
+    assert all(0 < row < 4000 and row % 4 == 0 for row in borders)
