@@ -140,11 +140,14 @@ def main(arguments: list[str] | None = None) -> int:
             product, other = folder / f"{preset}.tif", folder / f"{preset}_whole.tif"
             spent = run(hsi, guide, product, preset, options.max_memory, options.threads)
             floor, rate = floor_s((hsi, guide), product, folder / "floor.tif")
-            seam = f"{seam_ratio(product, borders):.4f}" if borders else "-"
-            off = "-"
+            seam = off = "-"
+            if borders:
+                seam = f"{seam_ratio(product, borders):.4f}"
             if options.whole:
                 run(hsi, guide, other, preset, NO_LIMIT_GIB, options.threads)
                 off = f"{difference(product, other):.2e}"
+            if options.whole and borders:  # what the scene itself has there is no seam
+                seam += f", whole {seam_ratio(other, borders):.4f}"
             each = 1e9 * spent.cpu_s / (height * width * mosaic.ratio**2)
             print(
                 f"{preset} | {size} x {options.bands} | {spent.wall_s:.1f} | {spent.cpu_s:.1f} | {each:.0f} "
