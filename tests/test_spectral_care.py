@@ -106,6 +106,6 @@ def test_what_leaves_too_few_bands_says_how_they_were_lost(tmp_path):
         "wavelength units = Nanometers\nwavelength = {450, 550, 650, 850}\nbbl = {1, 1, 0, 0}\n"
     )
     with pytest.raises(
-        ReadError, match=r"0 usable of 4 bands \(2 flagged bad \(bbl 0\), 0 empty, 4 constant\)"
+        ReadError, match=r"0 usable of 4 bands \(2 flagged bad \(bbl 0\), 0 empty, 4 constant;"
     ):
         read_hsi(tmp_path / "s.hdr")
