@@ -225,7 +225,13 @@ def fuse(
                 options=preset.assess,
             )
             on_step("assess", 1, 1, 0.0)
-    provenance = provenance_of(preset, displacement, seed, where, clock)
+    provenance = {
+        **provenance_of(preset, displacement, seed, where, clock),
+        "scale": planned.scale,
+        "extent": extent,
+        "unaligned": unaligned,
+        "max_memory": memory.limit,
+    }
     result = FusionResult(
         problem,
         estimate,
@@ -312,8 +318,7 @@ def align(
             Sensing(preset.sense, known),
             lambda turn, turns: on_step("align", turn, turns, 0.0),
         )
-        sensor = found.sensed.sensor
-        sensor = replace(sensor, srf=sensor.srf[:, np.argsort(rising)])
+        sensor = found.sensed.sensor.with_bands(np.argsort(rising))
         return replace(found, sensed=replace(found.sensed, sensor=sensor))
 
     def mirrored() -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hsi_fuse.errors import SolveError
@@ -52,6 +54,13 @@ class Sensor:
             )
         if bool((self.srf < 0).any()) or self.offset.shape != (self.srf.shape[0],):
             raise SolveError("sensor: the SRF must be non-negative, with one offset for each guide band")
+
+    def with_bands(self, order: Sequence[int] | NDArray[np.intp]) -> Sensor:
+        """The sensor for an HSI whose band i is this one's band `order[i]`: nominal responses move along."""
+        order, found = np.asarray(order), dict(self.found)
+        if "srf_nominal" in found:
+            found["srf_nominal"] = np.asarray(found["srf_nominal"])[:, order].tolist()
+        return replace(self, srf=self.srf[:, torch.from_numpy(order)], found=found)
 
     @property
     def seen(self) -> Tensor:

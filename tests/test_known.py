@@ -162,3 +162,11 @@ def test_psf_in_words_is_a_width_or_a_file(tmp_path):
     assert words.files == {"psf": path}
     with pytest.raises(PresetError, match="above 0"):
         SensorWords(psf="-1").known(hsi, 3)
+
+
+def test_nominal_responses_move_with_the_bands(pair):
+    sensor = learn(pair, KnownSensor(pair.sensor.srf, nominal=True)).sensor
+    turned = sensor.with_bands(range(sensor.srf.shape[1])[::-1])
+    assert torch.equal(turned.srf, sensor.srf.flip(1))
+    assert np.array_equal(turned.found["srf_nominal"], np.array(sensor.found["srf_nominal"])[:, ::-1])
+    assert turned.found["srf_nominal_cosine"] == sensor.found["srf_nominal_cosine"]
