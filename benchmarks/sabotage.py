@@ -27,9 +27,9 @@ from hsi_fuse.assess import Quality, Solver, assess
 from hsi_fuse.cube import StreamedCube
 from hsi_fuse.errors import HsiFuseError
 from hsi_fuse.physics import gaussian_psf
-from hsi_fuse.pipeline import run_stages
 from hsi_fuse.preset import load_preset
 from hsi_fuse.problem import Cube, Estimate, Problem, silent
+from hsi_fuse.solving import run_stages
 from hsi_fuse.subspace import interpolate
 
 CHOSEN_ON = ("muufl", "jasper", "abu_urban_1", "hydice", "abu_beach_1", "abu_airport_3")

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from benchmarks.fusion import SCENES
 from benchmarks.runs import Job, pair_of, problem_of
-from hsi_fuse.pipeline import run_stages
 from hsi_fuse.preset import load_preset
 from hsi_fuse.problem import Estimate, Problem, silent
+from hsi_fuse.solving import run_stages
 from hsi_fuse.subspace import interpolate
 from hsi_fuse.uncertainty import calibrate
 

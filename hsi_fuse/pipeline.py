@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,10 +15,10 @@ from numpy.typing import NDArray
 
 from hsi_fuse.align import Alignment, window_of
 from hsi_fuse.assess import Quality, assess, plain
-from hsi_fuse.blocks import Divisible, Interpolation, Memory, by_blocks, finite
+from hsi_fuse.blocks import Interpolation, Memory
 from hsi_fuse.confidence import refined, rejected
 from hsi_fuse.detectors import align_detectors
-from hsi_fuse.errors import AlignmentError, HsiFuseWarning, PresetError, SolveError
+from hsi_fuse.errors import AlignmentError, PresetError, SolveError
 from hsi_fuse.extent import EXTENTS, Extended, Rows, carry_on
 from hsi_fuse.follow import as_followed, follow
 from hsi_fuse.frame import Frame
@@ -36,7 +35,7 @@ from hsi_fuse.refusal import improbable, not_found
 from hsi_fuse.register import RegisterOptions
 from hsi_fuse.registration import registration_figures
 from hsi_fuse.sense import Sensing
-from hsi_fuse.stages import STAGES
+from hsi_fuse.solving import in_blocks, run_stages, solvers_of
 from hsi_fuse.subspace import estimate_noise, interpolate
 from hsi_fuse.unaligned import GuideProduct, problem_unaligned
 from hsi_fuse.uncertainty import Uncertainty, calibrate
@@ -195,7 +194,7 @@ def fuse(
             if apart is not None:
                 alignment = replace(alignment, found={**alignment.found, **apart.figures()})
         memory = memory or Memory()
-        start = None if _in_blocks(problem, preset, memory) else interpolate(problem)
+        start = None if in_blocks(problem, preset, memory) else interpolate(problem)
         interpolation: Cube = Interpolation.of(problem) if start is None else start
         with clock("stages"):
             estimate, results = run_stages(problem, start, preset, on_step, memory)
@@ -204,7 +203,7 @@ def fuse(
         if extent != "hsi":
             with clock("extent"):
                 carried = carry_on(extent, planned.target, problem, estimate, alignment, guide)
-        solvers = _solvers(preset)
+        solvers = solvers_of(preset)
         with clock("uncertainty"):
             spread = calibrate(problem, estimate, solvers["product"]) if uncertainty else None
         with clock("assess"):
@@ -382,53 +381,6 @@ def _rising(hsi: Raster) -> NDArray[np.intp]:
     return np.argsort(hsi.wavelengths_nm[hsi.good_bands], kind="stable")
 
 
-def _in_blocks(problem: Problem, preset: Preset, memory: Memory) -> bool:
-    """Whether the scene is solved in blocks: it is too large as a whole, and all stages can be divided."""
-    if memory.block_hsi_px(problem.hsi.shape, problem.ratio) is None:
-        return False
-    whole = [name for name, stage in preset.stages if not isinstance(stage, Divisible)]
-    if whole or not preset.stages:
-        h, w = problem.hsi_weight.shape
-        warnings.warn(
-            f"{h} x {w} pixels may need more than the {memory.limit / 2**30:.3g} GiB of --max-memory: "
-            f"{'stage ' + whole[0] if whole else 'interpolation'} cannot work in blocks",
-            HsiFuseWarning,
-            stacklevel=2,
-        )
-        return False
-    return True
-
-
-def run_stages(
-    problem: Problem,
-    start: Estimate | None,
-    preset: Preset,
-    on_step: OnStep,
-    memory: Memory | None = None,
-) -> tuple[Estimate, tuple[tuple[str, StageResult], ...]]:
-    """Run a preset's stages in order, each from the estimate before it and with the sensor last learned.
-
-    Without a `start` they run in the blocks that `memory` asks for.
-    """
-    memory = memory or Memory()
-    side = memory.block_hsi_px(problem.hsi.shape, problem.ratio) if start is None else None
-    estimate, results = start, []
-    for name, stage in preset.stages:
-        if side is not None and isinstance(stage, Divisible):
-            result = by_blocks(stage, problem, side, memory, on_step)
-        else:
-            assert estimate is not None
-            result = stage(problem, estimate, on_step)
-        if not finite(result.estimate.coefficients):
-            raise SolveError(f"stage {name} produced values that are not finite; please report this pair")
-        estimate = result.estimate
-        if result.sensor is not None:
-            problem = replace(problem, sensor=result.sensor)
-        results.append((name, result))
-    assert estimate is not None
-    return estimate, tuple(results)
-
-
 def _over_guide(
     problem: Problem,
     results: Sequence[tuple[str, StageResult]],
@@ -443,17 +395,6 @@ def _over_guide(
     product = GuideProduct.of(unmixed, (problem.native.weight > 0).cpu().numpy(), grid, hsi)
     product.warn()
     return product
-
-
-def _solvers(preset: Preset) -> dict[str, Any]:
-    """The methods that the report repeats on the degraded pair."""
-    solvers: dict[str, Any] = {
-        "product": lambda p: run_stages(p, interpolate(p), preset, silent)[0],
-        "interpolation": interpolate,
-    }
-    if [name for name, _ in preset.stages] != ["map"]:
-        solvers["map"] = lambda p: STAGES["map"]()(p, interpolate(p), silent).estimate
-    return solvers
 
 
 def choose_device(name: str) -> torch.device:
@@ -473,4 +414,4 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-__all__ = ["FusionResult", "Plan", "align", "fuse", "plan", "run_stages"]
+__all__ = ["FusionResult", "Plan", "align", "fuse", "plan"]

@@ -11,9 +11,9 @@ from synthetic import RATIO, observed, problem_of, scene
 from hsi_fuse import blocks
 from hsi_fuse.blocks import Interpolation, Memory, by_blocks, layout, sample
 from hsi_fuse.errors import HsiFuseWarning, PresetError
-from hsi_fuse.pipeline import _in_blocks, run_stages
 from hsi_fuse.preset import load_preset
 from hsi_fuse.problem import Problem, silent, window
+from hsi_fuse.solving import in_blocks, run_stages
 from hsi_fuse.stages.coupled import Coupled
 from hsi_fuse.stages.map import Map
 from hsi_fuse.subspace import interpolate, problem_subspace
@@ -151,9 +151,9 @@ def test_a_preset_runs_in_blocks_where_its_stages_can_and_whole_where_not(proble
     monkeypatch.setattr(Memory, "block_hsi_px", lambda self, shape, ratio: SIDE)
     part = window(problem, (0, 40), (0, 20))
     draft, classical = load_preset("draft"), load_preset("gsa")
-    assert _in_blocks(part, draft, WIDE)
+    assert in_blocks(part, draft, WIDE)
     estimate, ((name, result),) = run_stages(part, None, draft, silent, WIDE)
     assert (name, result.verdict["blocks"]) == ("map", 2)
     assert estimate is result.estimate
     with pytest.warns(HsiFuseWarning, match="gsa cannot work in blocks"):
-        assert not _in_blocks(part, classical, WIDE)
+        assert not in_blocks(part, classical, WIDE)

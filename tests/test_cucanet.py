@@ -11,9 +11,9 @@ from hsi_fuse.losses import mean_misfit, sparsity, sum_to_one
 from hsi_fuse.nets.coupled_autoencoders import CoupledAutoencoders
 from hsi_fuse.nets.sensor_layers import SensorLayers, Units, resized
 from hsi_fuse.physics import gaussian_psf
-from hsi_fuse.pipeline import run_stages
 from hsi_fuse.preset import Preset, load_preset
 from hsi_fuse.problem import Problem, StageResult, silent
+from hsi_fuse.solving import run_stages
 from hsi_fuse.stages import cucanet
 from hsi_fuse.stages.cucanet import Cucanet
 from hsi_fuse.subspace import interpolate

@@ -1,0 +1,72 @@
+"""A preset's stages on a problem: one after another, whole or in blocks."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from typing import Any
+
+from hsi_fuse.blocks import Divisible, Memory, by_blocks, finite
+from hsi_fuse.errors import HsiFuseWarning, SolveError
+from hsi_fuse.preset import Preset
+from hsi_fuse.problem import Estimate, OnStep, Problem, StageResult, silent
+from hsi_fuse.stages import STAGES
+from hsi_fuse.subspace import interpolate
+
+
+def in_blocks(problem: Problem, preset: Preset, memory: Memory) -> bool:
+    """Whether the scene is solved in blocks: it is too large as a whole, and all stages can be divided."""
+    if memory.block_hsi_px(problem.hsi.shape, problem.ratio) is None:
+        return False
+    whole = [name for name, stage in preset.stages if not isinstance(stage, Divisible)]
+    if whole or not preset.stages:
+        h, w = problem.hsi_weight.shape
+        warnings.warn(
+            f"{h} x {w} pixels may need more than the {memory.limit / 2**30:.3g} GiB of --max-memory: "
+            f"{'stage ' + whole[0] if whole else 'interpolation'} cannot work in blocks",
+            HsiFuseWarning,
+            stacklevel=2,
+        )
+        return False
+    return True
+
+
+def run_stages(
+    problem: Problem,
+    start: Estimate | None,
+    preset: Preset,
+    on_step: OnStep,
+    memory: Memory | None = None,
+) -> tuple[Estimate, tuple[tuple[str, StageResult], ...]]:
+    """Run a preset's stages in order, each from the estimate before it and with the sensor last learned.
+
+    Without a `start` they run in the blocks that `memory` asks for.
+    """
+    memory = memory or Memory()
+    side = memory.block_hsi_px(problem.hsi.shape, problem.ratio) if start is None else None
+    estimate, results = start, []
+    for name, stage in preset.stages:
+        if side is not None and isinstance(stage, Divisible):
+            result = by_blocks(stage, problem, side, memory, on_step)
+        else:
+            assert estimate is not None
+            result = stage(problem, estimate, on_step)
+        if not finite(result.estimate.coefficients):
+            raise SolveError(f"stage {name} produced values that are not finite; please report this pair")
+        estimate = result.estimate
+        if result.sensor is not None:
+            problem = replace(problem, sensor=result.sensor)
+        results.append((name, result))
+    assert estimate is not None
+    return estimate, tuple(results)
+
+
+def solvers_of(preset: Preset) -> dict[str, Any]:
+    """The methods that the report repeats on the degraded pair."""
+    solvers: dict[str, Any] = {
+        "product": lambda p: run_stages(p, interpolate(p), preset, silent)[0],
+        "interpolation": interpolate,
+    }
+    if [name for name, _ in preset.stages] != ["map"]:
+        solvers["map"] = lambda p: STAGES["map"]()(p, interpolate(p), silent).estimate
+    return solvers
