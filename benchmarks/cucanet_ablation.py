@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from benchmarks.runs import Job, pair_of, problem_of
-from hsi_fuse.metrics import psnr, sam_deg
 from hsi_fuse.preset import load_preset
 from hsi_fuse.problem import Estimate, silent
+from hsi_fuse.quality.metrics import psnr, sam_deg
 from hsi_fuse.stages.cucanet import Cucanet
 from hsi_fuse.subspace import interpolate
 

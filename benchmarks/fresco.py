@@ -22,18 +22,25 @@ from torch import Tensor
 from benchmarks.registration import Found, resampled
 from benchmarks.runs import problem_of
 from benchmarks.scenes import load
-from hsi_fuse.extend import extend
-from hsi_fuse.metrics import psnr, sam_deg, ssim
+from hsi_fuse.overlap.extend import extend
+from hsi_fuse.overlap.populations import guess_responses
+from hsi_fuse.overlap.unregistered import unmix_unregistered
 from hsi_fuse.physics import blur_down, gaussian_psf
-from hsi_fuse.populations import guess_responses
 from hsi_fuse.preset import load_preset
 from hsi_fuse.problem import Estimate, NativeGuide, Problem, silent
-from hsi_fuse.sense import supported
-from hsi_fuse.simulate import ObservedPair, Protocol, find_protocol, guide_truth, observe, window_of
+from hsi_fuse.quality.metrics import psnr, sam_deg, ssim
+from hsi_fuse.sensors.sense import supported
+from hsi_fuse.simulation.simulate import (
+    ObservedPair,
+    Protocol,
+    find_protocol,
+    guide_truth,
+    observe,
+    window_of,
+)
 from hsi_fuse.solving import run_stages
 from hsi_fuse.stages.fresco import Fresco, gradient_distance
 from hsi_fuse.subspace import fill_nearest, interpolate
-from hsi_fuse.unregistered import unmix_unregistered
 
 CORES = 2
 SCENES = ("muufl", "pavia_centre", "jasper", "hydice", "samson", "abu_urban_1", "sandiego")

@@ -22,7 +22,7 @@ from benchmarks.runs import Job, Score, problem_of, scores_of
 from benchmarks.scenes import NAMES
 from hsi_fuse.errors import HsiFuseError
 from hsi_fuse.preset import load_preset
-from hsi_fuse.simulate import PROTOCOLS
+from hsi_fuse.simulation.simulate import PROTOCOLS
 
 __all__ = ["main", "problem_of"]
 

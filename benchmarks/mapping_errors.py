@@ -10,9 +10,9 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import rankdata
 
 from benchmarks.matchers import Found
-from hsi_fuse.displace import shown_at
 from hsi_fuse.physics import mix_bands
-from hsi_fuse.simulate import ObservedPair
+from hsi_fuse.simulation.displace import shown_at
+from hsi_fuse.simulation.simulate import ObservedPair
 
 Array = NDArray[np.float64]
 

@@ -17,17 +17,17 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion, gaussian_filter, map_coordinates
 from skimage.registration import phase_cross_correlation
 
-from hsi_fuse import warp
-from hsi_fuse.confidence import refined
-from hsi_fuse.displace import Mask, centres
 from hsi_fuse.errors import AlignmentError
 from hsi_fuse.grid import Grid
-from hsi_fuse.joint import register_pair
 from hsi_fuse.physics import mix_bands
 from hsi_fuse.raster import Raster
-from hsi_fuse.register import RegisterOptions
-from hsi_fuse.sense import Sensing
-from hsi_fuse.simulate import FWHM_PER_SIGMA, ObservedPair
+from hsi_fuse.registration import warp
+from hsi_fuse.registration.confidence import refined
+from hsi_fuse.registration.joint import register_pair
+from hsi_fuse.registration.register import RegisterOptions
+from hsi_fuse.sensors.sense import Sensing
+from hsi_fuse.simulation.displace import Mask, centres
+from hsi_fuse.simulation.simulate import FWHM_PER_SIGMA, ObservedPair
 from hsi_fuse.subspace import fill_nearest, upsample
 
 Array = NDArray[np.float64]
@@ -57,7 +57,7 @@ class Found:
 
 
 def ours(pair: ObservedPair) -> Found:
-    """`hsi_fuse.joint`, fed as the pipeline feeds it: mapping and sensors together, blind."""
+    """`hsi_fuse.registration.joint`, fed as the pipeline feeds it: mapping and sensors together, blind."""
     ratio, (_, height, width) = pair.sensor.ratio, pair.guide.shape
     window = Raster(
         pair.guide.numpy(), pair.guide_valid.numpy(), Grid(None, Affine.identity(), width, height)

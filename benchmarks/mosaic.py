@@ -18,10 +18,10 @@ from rasterio.windows import Window
 from torch import Tensor
 
 from benchmarks.scenes import load
-from hsi_fuse.displace import smooth_field
 from hsi_fuse.physics import blur_down, mix_bands
-from hsi_fuse.simulate import find_protocol
-from hsi_fuse.warp import sample
+from hsi_fuse.registration.warp import sample
+from hsi_fuse.simulation.displace import smooth_field
+from hsi_fuse.simulation.simulate import find_protocol
 
 PROTOCOL = "x4-ms4"
 STRIP_HSI_ROWS = 16

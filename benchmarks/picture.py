@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from hsi_fuse.pictures import composite, rgb_bands, stretch_limits, view
 from hsi_fuse.pipeline import fuse
 from hsi_fuse.preset import load_preset
 from hsi_fuse.read import open_guide, read_hsi
+from hsi_fuse.report.pictures import composite, rgb_bands, stretch_limits, view
 
 ROOT = Path(__file__).parents[1]
 ENLARGED = 3

@@ -34,9 +34,9 @@ from rasterio.enums import Resampling
 from rasterio.warp import calculate_default_transform, reproject, transform
 
 from benchmarks.scenes import ROOT
-from hsi_fuse.metrics import psnr, sam_deg
 from hsi_fuse.physics import blur_down, gaussian_psf
-from hsi_fuse.simulate import srf_rows
+from hsi_fuse.quality.metrics import psnr, sam_deg
+from hsi_fuse.simulation.simulate import srf_rows
 
 CORES = 2
 RATIO = 4

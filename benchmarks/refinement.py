@@ -25,17 +25,17 @@ from affine import Affine
 from benchmarks.registration import protocol_for
 from benchmarks.runs import problem_of
 from benchmarks.scenes import NAMES, load
-from hsi_fuse.confidence import rejected
 from hsi_fuse.errors import HsiFuseError
 from hsi_fuse.grid import Grid
-from hsi_fuse.joint import register_pair
-from hsi_fuse.metrics import psnr, sam_deg
 from hsi_fuse.preset import Preset, load_preset
 from hsi_fuse.problem import Estimate, Problem, silent
+from hsi_fuse.quality.metrics import psnr, sam_deg
 from hsi_fuse.raster import Raster
-from hsi_fuse.refining import Refining
-from hsi_fuse.sense import Sensing
-from hsi_fuse.simulate import PROTOCOLS, ObservedPair, observe
+from hsi_fuse.refinement.refining import Refining
+from hsi_fuse.registration.confidence import rejected
+from hsi_fuse.registration.joint import register_pair
+from hsi_fuse.sensors.sense import Sensing
+from hsi_fuse.simulation.simulate import PROTOCOLS, ObservedPair, observe
 from hsi_fuse.stages.coupled import Coupled
 from hsi_fuse.subspace import estimate_noise, interpolate
 

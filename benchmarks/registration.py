@@ -32,12 +32,12 @@ from benchmarks.fusion import problem_of
 from benchmarks.mapping_errors import errors
 from benchmarks.matchers import METHODS, Found
 from benchmarks.scenes import NAMES, load
-from hsi_fuse.displace import shown_at
 from hsi_fuse.errors import HsiFuseError
-from hsi_fuse.metrics import psnr
 from hsi_fuse.preset import Preset, load_preset
 from hsi_fuse.problem import silent
-from hsi_fuse.simulate import MS4, PROTOCOLS, VARIANTS, Edges, ObservedPair, Protocol, observe
+from hsi_fuse.quality.metrics import psnr
+from hsi_fuse.simulation.displace import shown_at
+from hsi_fuse.simulation.simulate import MS4, PROTOCOLS, VARIANTS, Edges, ObservedPair, Protocol, observe
 from hsi_fuse.solving import run_stages
 from hsi_fuse.subspace import fill_nearest, interpolate
 

@@ -22,12 +22,12 @@ from torch import Tensor
 
 from benchmarks.scenes import load, measured_guide
 from hsi_fuse.errors import HsiFuseError
-from hsi_fuse.metrics import ergas, psnr, psnr_global, q2n, sam_deg, ssim, uiqi
 from hsi_fuse.physics import mix_bands
 from hsi_fuse.preset import Preset, load_preset
 from hsi_fuse.problem import Estimate, Problem, silent
-from hsi_fuse.sense import Sensing, sense
-from hsi_fuse.simulate import ObservedPair, find_protocol, observe
+from hsi_fuse.quality.metrics import ergas, psnr, psnr_global, q2n, sam_deg, ssim, uiqi
+from hsi_fuse.sensors.sense import Sensing, sense
+from hsi_fuse.simulation.simulate import ObservedPair, find_protocol, observe
 from hsi_fuse.solving import run_stages
 from hsi_fuse.subspace import estimate_noise, interpolate
 

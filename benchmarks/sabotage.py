@@ -23,12 +23,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.runs import Job, pair_of, problem_of
-from hsi_fuse.assess import Quality, Solver, assess
-from hsi_fuse.cube import StreamedCube
 from hsi_fuse.errors import HsiFuseError
 from hsi_fuse.physics import gaussian_psf
 from hsi_fuse.preset import load_preset
 from hsi_fuse.problem import Cube, Estimate, Problem, silent
+from hsi_fuse.quality.assess import Quality, Solver, assess
+from hsi_fuse.quality.cube import StreamedCube
 from hsi_fuse.solving import run_stages
 from hsi_fuse.subspace import interpolate
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 from torch import Tensor
 
-from hsi_fuse.simulated import largest_rectangle
+from hsi_fuse.simulation.simulated import largest_rectangle
 
 ROOT = Path(os.environ.get("HSI_FUSE_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

@@ -21,9 +21,9 @@ from benchmarks.fusion import SCENES
 from benchmarks.runs import Job, pair_of, problem_of
 from hsi_fuse.preset import load_preset
 from hsi_fuse.problem import Estimate, Problem, silent
+from hsi_fuse.quality.uncertainty import calibrate
 from hsi_fuse.solving import run_stages
 from hsi_fuse.subspace import interpolate
-from hsi_fuse.uncertainty import calibrate
 
 PROTOCOLS = ("x4-ms4", "x8-ms4", "x4-rgb")
 WITHIN_ONE, WITHIN_TWO, SPARSIFIED = (0.60, 0.76), (0.90, 0.98), 0.30

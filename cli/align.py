@@ -81,10 +81,10 @@ def align(
     options.limit_threads(threads)
 
     from hsi_fuse.inputs import Inputs
-    from hsi_fuse.known import SensorWords
     from hsi_fuse.preset import load_preset
     from hsi_fuse.read.hsi import encoding_of
     from hsi_fuse.registered import SIDE_PRODUCTS, register_guide, save_registered
+    from hsi_fuse.sensors.known import SensorWords
     from hsi_fuse.write import REPORT, check_outputs, refusal_reported, stored_as
 
     check_outputs(output, options.DRIVERS[form], overwrite, (*SIDE_PRODUCTS, REPORT))

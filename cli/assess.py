@@ -76,8 +76,8 @@ def assess(
 
     from hsi_fuse.judged import check_reports, judge_product, save_judged
     from hsi_fuse.preset import load_preset
+    from hsi_fuse.quality.verdict import gate
     from hsi_fuse.read import open_guide, read_hsi
-    from hsi_fuse.verdict import gate
     from hsi_fuse.write import refusal_reported
 
     check_reports(output, overwrite)

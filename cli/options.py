@@ -338,9 +338,9 @@ def run_settings(
     """What the options `settings` say, as one object. Imports torch, within the threads they allow."""
     limit_threads(rest["threads"])
 
-    from hsi_fuse.known import SensorWords
     from hsi_fuse.preset import load_preset
     from hsi_fuse.scene import RunSettings
+    from hsi_fuse.sensors.known import SensorWords
 
     return RunSettings(
         load_preset(preset, overrides),

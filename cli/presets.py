@@ -36,7 +36,7 @@ def list_presets(as_json: bool) -> None:
 @options.loudness
 def list_sensors(as_json: bool) -> None:
     """List the nominal sensors that ship, and the bands of each."""
-    from hsi_fuse.nominal import guide_edges, hsi_bands, sensor_names
+    from hsi_fuse.sensors.nominal import guide_edges, hsi_bands, sensor_names
 
     guides = {name: guide_edges(name) for name in sensor_names("guide")}
     spectrometers = {name: hsi_bands(name) for name in sensor_names("hsi")}

@@ -77,8 +77,8 @@ def simulate(
     options.limit_threads(None)
 
     from hsi_fuse.read import read_hsi
-    from hsi_fuse.simulate import find_protocol
-    from hsi_fuse.simulated import check_folder, save_pair, simulate_pair
+    from hsi_fuse.simulation.simulate import find_protocol
+    from hsi_fuse.simulation.simulated import check_folder, save_pair, simulate_pair
 
     chosen = find_protocol(protocol)
     folder = output or Path(f"{truth.stem}_{protocol}")

@@ -22,7 +22,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hsi_fuse.refusal import Attempt
+    from hsi_fuse.registration.refusal import Attempt
 
 
 class HsiFuseError(Exception):

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hsi_fuse.known import SensorWords
 from hsi_fuse.read import Parts
 from hsi_fuse.record import files_of, fingerprints
+from hsi_fuse.sensors.known import SensorWords
 
 
 @dataclass(frozen=True)

@@ -12,17 +12,17 @@ import numpy as np
 import torch
 
 from hsi_fuse.align import Alignment
-from hsi_fuse.assess import Quality, assess, plain
 from hsi_fuse.files import check_output, staged
 from hsi_fuse.pipeline import align_or_follow, choose_device
 from hsi_fuse.planning import plan
 from hsi_fuse.preset import Preset
 from hsi_fuse.problem import Cube, OnStep, Problem, silent
-from hsi_fuse.product_files import open_product, truth_of
+from hsi_fuse.quality.assess import Quality, assess, plain
+from hsi_fuse.quality.product_files import open_product, truth_of
 from hsi_fuse.raster import Raster
 from hsi_fuse.read import Guide
 from hsi_fuse.record import Clock, files_of, fingerprints, provenance_of, recorded, versions
-from hsi_fuse.report import render, take_pictures
+from hsi_fuse.report.page import render, take_pictures
 from hsi_fuse.subspace import interpolate
 
 ENDINGS = ("_report.html", "_quality.json")

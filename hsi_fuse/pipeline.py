@@ -14,32 +14,32 @@ from affine import Affine
 from numpy.typing import NDArray
 
 from hsi_fuse.align import Alignment, window_of
-from hsi_fuse.assess import Quality, assess, plain
 from hsi_fuse.blocks import Interpolation, Memory
-from hsi_fuse.confidence import refined, rejected
-from hsi_fuse.detectors import align_detectors
 from hsi_fuse.errors import AlignmentError, PresetError, SolveError
-from hsi_fuse.extent import EXTENTS, Extended, Rows, carry_on
-from hsi_fuse.follow import as_followed, follow
 from hsi_fuse.frame import Frame
 from hsi_fuse.grid import Grid
-from hsi_fuse.joint import Registered, register_pair
-from hsi_fuse.known import KnownSensor, warn_of_contradiction
+from hsi_fuse.overlap.extent import EXTENTS, Extended, Rows, carry_on
+from hsi_fuse.overlap.unaligned import GuideProduct, problem_unaligned
+from hsi_fuse.overlap.unregistered import unmix_problem
 from hsi_fuse.planning import Plan, plan
 from hsi_fuse.preset import Preset, load_preset
 from hsi_fuse.problem import Cube, Estimate, OnStep, Problem, StageResult, silent
+from hsi_fuse.quality.assess import Quality, assess, plain
+from hsi_fuse.quality.uncertainty import Uncertainty, calibrate
 from hsi_fuse.raster import Raster
 from hsi_fuse.read import Guide
 from hsi_fuse.record import Clock, provenance_of, recorded
-from hsi_fuse.refusal import improbable, not_found
-from hsi_fuse.register import RegisterOptions
-from hsi_fuse.registration import registration_figures
-from hsi_fuse.sense import Sensing
+from hsi_fuse.registration.confidence import refined, rejected
+from hsi_fuse.registration.detectors import align_detectors
+from hsi_fuse.registration.figures import registration_figures
+from hsi_fuse.registration.follow import as_followed, follow
+from hsi_fuse.registration.joint import Registered, register_pair
+from hsi_fuse.registration.refusal import improbable, not_found
+from hsi_fuse.registration.register import RegisterOptions
+from hsi_fuse.sensors.known import KnownSensor, warn_of_contradiction
+from hsi_fuse.sensors.sense import Sensing
 from hsi_fuse.solving import in_blocks, run_stages, solvers_of
 from hsi_fuse.subspace import estimate_noise, interpolate
-from hsi_fuse.unaligned import GuideProduct, problem_unaligned
-from hsi_fuse.uncertainty import Uncertainty, calibrate
-from hsi_fuse.unregistered import unmix_problem
 
 
 @dataclass(frozen=True)

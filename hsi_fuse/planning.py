@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from hsi_fuse.align import start_mapping
 from hsi_fuse.errors import AlignmentError, GridError, HsiFuseWarning
 from hsi_fuse.grid import Grid
-from hsi_fuse.known import KnownSensor
 from hsi_fuse.raster import Raster
 from hsi_fuse.read import Guide, Parts, open_guide, read_hsi
 from hsi_fuse.read.guide import MOST_BANDS
 from hsi_fuse.read.recognise import describe
+from hsi_fuse.sensors.known import KnownSensor
 
 LEAST_RATIO = 1.2
 """How many times finer a reference's pixels must be."""

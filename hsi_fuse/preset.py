@@ -17,11 +17,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from hsi_fuse.assess import AssessOptions
 from hsi_fuse.errors import PresetError
 from hsi_fuse.problem import Stage
-from hsi_fuse.register import RegisterOptions
-from hsi_fuse.sense import SenseOptions
+from hsi_fuse.quality.assess import AssessOptions
+from hsi_fuse.registration.register import RegisterOptions
+from hsi_fuse.sensors.sense import SenseOptions
 from hsi_fuse.stages import STAGES
 
 SECTIONS: Mapping[str, type[Any]] = {"align": RegisterOptions, "sense": SenseOptions, "assess": AssessOptions}

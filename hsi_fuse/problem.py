@@ -14,7 +14,7 @@ from hsi_fuse.physics import blur_down
 from hsi_fuse.sensor import Sensor
 
 if TYPE_CHECKING:
-    from hsi_fuse.unregistered import Unmixed
+    from hsi_fuse.overlap.unregistered import Unmixed
 
 OnStep = Callable[[str, int, int, float], None]
 """Progress callback: (what, step, of how many, loss or score)."""

@@ -11,22 +11,22 @@ from typing import Any
 import numpy as np
 from affine import Affine
 
-from hsi_fuse import mapping_files
 from hsi_fuse.align import Alignment, resample, window_of
-from hsi_fuse.assess import plain
-from hsi_fuse.detectors import align_detectors
 from hsi_fuse.files import staged
 from hsi_fuse.grid import Grid
 from hsi_fuse.inputs import Inputs
-from hsi_fuse.known import KnownSensor
 from hsi_fuse.pipeline import align_or_follow, choose_device
 from hsi_fuse.planning import plan
 from hsi_fuse.preset import Preset
 from hsi_fuse.problem import OnStep, silent
+from hsi_fuse.quality.assess import plain
 from hsi_fuse.raster import Raster
 from hsi_fuse.read import Guide
 from hsi_fuse.read.hsi import encoding_of
 from hsi_fuse.record import Clock, provenance_of, recorded, versions
+from hsi_fuse.registration import mapping_files
+from hsi_fuse.registration.detectors import align_detectors
+from hsi_fuse.sensors.known import KnownSensor
 from hsi_fuse.write import REPORT, Driver, check_outputs, outputs, stored_as, write_cube
 
 SIDE_PRODUCTS = (*mapping_files.ENDINGS, "_registration.json")

@@ -11,13 +11,13 @@ import torch
 from hsi_fuse.blocks import DEFAULT_MEMORY, Memory
 from hsi_fuse.errors import GridError, PresetError
 from hsi_fuse.inputs import Inputs
-from hsi_fuse.known import SensorWords
 from hsi_fuse.pipeline import fuse
 from hsi_fuse.planning import Plan, plan
 from hsi_fuse.preset import Preset, describe
 from hsi_fuse.problem import OnStep, silent
 from hsi_fuse.raster import Raster
 from hsi_fuse.read import Guide, Parts
+from hsi_fuse.sensors.known import SensorWords
 from hsi_fuse.write import (
     ON_REQUEST,
     CompactDtype,

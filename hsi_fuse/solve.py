@@ -15,7 +15,7 @@ from torch import Tensor
 from hsi_fuse.errors import SolveError
 from hsi_fuse.physics import blur_down, blur_down_adjoint
 from hsi_fuse.problem import Problem
-from hsi_fuse.sense import supported
+from hsi_fuse.sensors.sense import supported
 from hsi_fuse.subspace import Subspace, fill_nearest, upsample
 
 

@@ -21,9 +21,18 @@ from hsi_fuse.physics import gaussian_psf, mix_bands
 from hsi_fuse.problem import Problem
 from hsi_fuse.raster import Encoding, Raster
 from hsi_fuse.read import Guide, open_guide
-from hsi_fuse.simulate import FWHM_PER_SIGMA, MS4, PAN, RGB, ObservedPair, Protocol, observe, srf_rows
+from hsi_fuse.registration.warp import Pair
+from hsi_fuse.simulation.simulate import (
+    FWHM_PER_SIGMA,
+    MS4,
+    PAN,
+    RGB,
+    ObservedPair,
+    Protocol,
+    observe,
+    srf_rows,
+)
 from hsi_fuse.subspace import estimate_noise, fit_subspace
-from hsi_fuse.warp import Pair
 
 RATIO, ROWS, COLUMNS, BANDS, MATERIALS = 4, 48, 40, 30, 6
 WAVELENGTHS = np.linspace(410.0, 990.0, BANDS)

@@ -17,13 +17,13 @@ from scipy.ndimage import gaussian_filter
 from hsi_fuse import cli, open_guide, read_hsi
 from hsi_fuse.align import Alignment, start_mapping, to_guide
 from hsi_fuse.errors import GridError, HsiFuseWarning, ReadError, WriteError
-from hsi_fuse.follow import as_followed, follow
 from hsi_fuse.grid import Grid
 from hsi_fuse.gtiff import write_image
-from hsi_fuse.mapping_files import displacement_m, ground_of, tie_points_geojson, write_mapping
 from hsi_fuse.planning import Plan
 from hsi_fuse.raster import Raster
 from hsi_fuse.registered import SIDE_PRODUCTS, RegisteredGuide, save_registered
+from hsi_fuse.registration.follow import as_followed, follow
+from hsi_fuse.registration.mapping_files import displacement_m, ground_of, tie_points_geojson, write_mapping
 
 VILLAGE = Path(__file__).resolve().parents[1] / "sample_scenes" / "village"
 FILES = [str(VILLAGE / "hsi.hdr"), str(VILLAGE / "guide.tif")]
@@ -343,7 +343,7 @@ def test_what_exists_is_kept_and_a_failure_leaves_nothing(make_registered, tmp_p
     (tmp_path / "out" / name).write_text("precious")
     with pytest.raises(WriteError, match=name):
         save_registered(registered, tmp_path / "out" / "r.tif")
-    monkeypatch.setattr("hsi_fuse.mapping_files.tie_points_geojson", lambda *_: 1 / 0)
+    monkeypatch.setattr("hsi_fuse.registration.mapping_files.tie_points_geojson", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         save_registered(registered, tmp_path / "out" / "r.tif", overwrite=True)
     assert [path.name for path in (tmp_path / "out").iterdir()] == [name]

@@ -8,15 +8,15 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from hsi_fuse import metrics
-from hsi_fuse.assess import SCHEMA, AssessOptions, Quality, assess, plain
 from hsi_fuse.errors import SolveError
 from hsi_fuse.physics import blur_down, gaussian_psf, mix_bands
 from hsi_fuse.problem import Estimate, Problem
-from hsi_fuse.reduced import degrade, reduce_problem, reduction_factor
+from hsi_fuse.quality import metrics
+from hsi_fuse.quality.assess import SCHEMA, AssessOptions, Quality, assess, plain
+from hsi_fuse.quality.reduced import degrade, reduce_problem, reduction_factor
+from hsi_fuse.quality.verdict import baseline_wins, judge
 from hsi_fuse.sensor import Sensor
 from hsi_fuse.subspace import interpolate
-from hsi_fuse.verdict import baseline_wins, judge
 
 RATIO, BANDS, MATERIALS = 4, 20, 3
 WAVELENGTHS = np.linspace(420, 900, BANDS)

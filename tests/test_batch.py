@@ -26,9 +26,9 @@ from hsi_fuse.batch.manifest import Manifest
 from hsi_fuse.batch.plan import BatchPlan
 from hsi_fuse.batch.schedule import BatchResult
 from hsi_fuse.errors import ReadError, WriteError
-from hsi_fuse.known import SensorWords
 from hsi_fuse.preset import load_preset
 from hsi_fuse.scene import Job, RunSettings, run_scene
+from hsi_fuse.sensors.known import SensorWords
 from hsi_fuse.write import outputs
 
 SETTINGS = RunSettings(load_preset("interpolation", ["align.model=none", "align.local=false"]), threads=1)

@@ -13,11 +13,11 @@ from hsi_fuse.blocks import Interpolation, Memory, by_blocks, layout, sample
 from hsi_fuse.errors import HsiFuseWarning, PresetError
 from hsi_fuse.preset import load_preset
 from hsi_fuse.problem import Problem, silent, window
+from hsi_fuse.quality.synthesis import middle
 from hsi_fuse.solving import in_blocks, run_stages
 from hsi_fuse.stages.coupled import Coupled
 from hsi_fuse.stages.map import Map
 from hsi_fuse.subspace import interpolate, problem_subspace
-from hsi_fuse.synthesis import middle
 
 SIDE = 22
 WIDE = Memory(64 << 30)

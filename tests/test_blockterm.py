@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from hsi_fuse.blockterm import BlockTermOptions, BlockTerms, Factors, gradient, objective, unmix
 from hsi_fuse.errors import SolveError
+from hsi_fuse.overlap.blockterm import BlockTermOptions, BlockTerms, Factors, gradient, objective, unmix
 
 OPTIONS = BlockTermOptions(low_rank=0.3, edges=0.2, sum_to_one=0.4, anchor=0.3, iterations=60, tolerance=0.0)
 """Every term heavy enough to be seen in a derivative."""

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from hsi_fuse import checks
-from hsi_fuse.cube import StreamedCube
 from hsi_fuse.physics import gaussian_psf
-from hsi_fuse.reduced import degrade
+from hsi_fuse.quality import checks
+from hsi_fuse.quality.cube import StreamedCube
+from hsi_fuse.quality.reduced import degrade
 from tests.test_assess import RATIO, make_scene
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from hsi_fuse import colours
-from hsi_fuse.colours import STRANGE, ColourModel, Pixels, learn, sharpened
+from hsi_fuse.overlap import colours
+from hsi_fuse.overlap.colours import STRANGE, ColourModel, Pixels, learn, sharpened
 
 
 def curved(seen: Tensor) -> Tensor:

@@ -9,9 +9,9 @@ from affine import Affine
 from scipy.ndimage import zoom
 from synthetic import COLUMNS, PSF, RATIO, ROWS, START, unregistered
 
-from hsi_fuse.confidence import CLUSTER, confidence_map, refined, rejected
-from hsi_fuse.fit import fit
-from hsi_fuse.warp import Observer, Pair
+from hsi_fuse.registration.confidence import CLUSTER, confidence_map, refined, rejected
+from hsi_fuse.registration.fit import fit
+from hsi_fuse.registration.warp import Observer, Pair
 
 SHAPE = (ROWS, COLUMNS)
 SPOT = np.s_[80:130, 70:120]

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from hsi_fuse.assess import AssessOptions, assess
-from hsi_fuse.cube import BLOCK_VALUES, StreamedCube, block_rows
 from hsi_fuse.physics import blur_down, gaussian_psf
-from hsi_fuse.pictures import take_pictures
 from hsi_fuse.problem import Estimate
+from hsi_fuse.quality.assess import AssessOptions, assess
+from hsi_fuse.quality.cube import BLOCK_VALUES, StreamedCube, block_rows
+from hsi_fuse.report.pictures import take_pictures
 from hsi_fuse.subspace import interpolate
 from tests.test_assess import WAVELENGTHS, make_scene
 
@@ -30,8 +30,8 @@ def streamed(estimate: Estimate) -> StreamedCube:
 
 @pytest.mark.parametrize("fwhm", [1.0, 4.0, 9.0])
 def test_degraded_block_by_block_is_degraded_whole(estimate, fwhm, monkeypatch):
-    monkeypatch.setattr("hsi_fuse.cube.BLOCK_VALUES", 1)  # the smallest blocks there are
-    monkeypatch.setattr("hsi_fuse.cube.block_rows", lambda shape: 1)
+    monkeypatch.setattr("hsi_fuse.quality.cube.BLOCK_VALUES", 1)  # the smallest blocks there are
+    monkeypatch.setattr("hsi_fuse.quality.cube.block_rows", lambda shape: 1)
     psf = gaussian_psf(4, fwhm)
     whole = blur_down(estimate.rows(0, 36), psf, 4)
     assert torch.allclose(streamed(estimate).degraded(psf, 4), whole, atol=1e-5)

@@ -9,10 +9,10 @@ from affine import Affine
 from scipy.ndimage import shift
 from synthetic import BANDS, observed
 
-from hsi_fuse.detectors import align_detectors
 from hsi_fuse.errors import HsiFuseWarning
 from hsi_fuse.grid import Grid
 from hsi_fuse.raster import Raster
+from hsi_fuse.registration.detectors import align_detectors
 
 WAVELENGTHS = np.linspace(420, 2300, BANDS)
 SWIR = WAVELENGTHS > 1000

@@ -10,7 +10,7 @@ from synthetic import RATIO, observed, problem_of, psnr, scene
 from torch import Tensor
 
 from hsi_fuse.errors import SolveError
-from hsi_fuse.extend import Extension, Kind, extend
+from hsi_fuse.overlap.extend import Extension, Kind, extend
 from hsi_fuse.physics import blur_down, mix_bands
 from hsi_fuse.problem import Estimate, Problem
 from hsi_fuse.subspace import problem_subspace

@@ -15,10 +15,10 @@ from rasterio.crs import CRS
 from hsi_fuse import fuse, load_preset, open_guide, read_hsi, save
 from hsi_fuse.align import Alignment
 from hsi_fuse.errors import GridError, HsiFuseWarning, PresetError
-from hsi_fuse.extend import Kind
-from hsi_fuse.extent import Footprint, seen_over
 from hsi_fuse.grid import Grid
-from hsi_fuse.response import Response
+from hsi_fuse.overlap.extend import Kind
+from hsi_fuse.overlap.extent import Footprint, seen_over
+from hsi_fuse.registration.response import Response
 
 FINE = Grid(CRS.from_epsg(32632), Affine(1, 0, 500_000, 0, -1, 5_300_000), 40, 24)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hsi_fuse.field import Splines
+from hsi_fuse.registration.field import Splines
 
 SHAPES = [(48, 40), (20, 90), (5, 5)]
 SPLINES = Splines.over((48, 40), 4.0)

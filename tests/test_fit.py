@@ -8,12 +8,12 @@ import torch
 from affine import Affine
 from synthetic import COLUMNS, MARGIN, PSF, RATIO, ROWS, START, misplaced, unregistered
 
-from hsi_fuse import fit as module
 from hsi_fuse.errors import AlignmentError
-from hsi_fuse.field import Splines
-from hsi_fuse.fit import Displacement, fit
-from hsi_fuse.robust import information, robust_regression, student, tukey, unexplained
-from hsi_fuse.warp import Observer, Pair
+from hsi_fuse.registration import fit as module
+from hsi_fuse.registration.field import Splines
+from hsi_fuse.registration.fit import Displacement, fit
+from hsi_fuse.registration.robust import information, robust_regression, student, tukey, unexplained
+from hsi_fuse.registration.warp import Observer, Pair
 
 CENTRE = (RATIO * COLUMNS / 2 + MARGIN, RATIO * ROWS / 2 + MARGIN)
 SHIFT = Affine.translation(2.1, -1.7)

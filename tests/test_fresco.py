@@ -10,14 +10,14 @@ import torch
 from synthetic import RATIO, observed, problem_of, scene
 from torch import Tensor
 
-from hsi_fuse.blockterm import BlockTermOptions
 from hsi_fuse.nets.translator import Critic, Sharpen, Soften
+from hsi_fuse.overlap.blockterm import BlockTermOptions
+from hsi_fuse.overlap.unregistered import UnmixOptions
 from hsi_fuse.physics import blur_down, gaussian_psf
 from hsi_fuse.problem import Estimate, NativeGuide, Problem, StageResult, silent
 from hsi_fuse.stages import fresco
 from hsi_fuse.stages.fresco import Fresco, gradient_distance
 from hsi_fuse.subspace import interpolate, upsample
-from hsi_fuse.unregistered import UnmixOptions
 
 EDGE = 56
 """First fine column that the guide does not show."""

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from hsi_fuse.fullscale import BLOCK_HSI_PX, full_scale
-from hsi_fuse.metrics import uiqi
 from hsi_fuse.physics import blur_down
+from hsi_fuse.quality.fullscale import BLOCK_HSI_PX, full_scale
+from hsi_fuse.quality.metrics import uiqi
 from hsi_fuse.subspace import interpolate
 from tests.test_assess import make_scene
 

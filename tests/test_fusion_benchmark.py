@@ -16,7 +16,7 @@ from benchmarks import fusion, tables
 from benchmarks.fusion import SUITES, jobs_of, recorded
 from benchmarks.runs import Job, Score, peak_mb, scores_of, with_measured
 from benchmarks.scenes import NAMES, load, measured_guide
-from hsi_fuse.simulate import PROTOCOLS, observe
+from hsi_fuse.simulation.simulate import PROTOCOLS, observe
 
 GONE = Job("nowhere", "x4-ms4", "interpolation", "none", 0)
 GONE_SCORE = Score("nowhere", "x4-ms4", "interpolation", "none", 0, failure="lost")

@@ -23,14 +23,14 @@ from synthetic import (
     window_of,
 )
 
-from hsi_fuse import register
 from hsi_fuse.grid import Grid
-from hsi_fuse.joint import Registered, register_pair
 from hsi_fuse.physics import blur_down
-from hsi_fuse.register import RegisterOptions
-from hsi_fuse.registration import registration_figures
-from hsi_fuse.sense import Sensing
-from hsi_fuse.warp import Pair, on_lattice
+from hsi_fuse.registration import register
+from hsi_fuse.registration.figures import registration_figures
+from hsi_fuse.registration.joint import Registered, register_pair
+from hsi_fuse.registration.register import RegisterOptions
+from hsi_fuse.registration.warp import Pair, on_lattice
+from hsi_fuse.sensors.sense import Sensing
 
 CENTRE = (RATIO * COLUMNS / 2 + MARGIN, RATIO * ROWS / 2 + MARGIN)
 TO_CENTRE = Affine.translation(*CENTRE)

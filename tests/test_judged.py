@@ -11,12 +11,12 @@ from rasterio.windows import Window
 
 from hsi_fuse.cli.app import main
 from hsi_fuse.errors import GridError, QualityError
-from hsi_fuse.product_files import open_product
+from hsi_fuse.quality.product_files import open_product
+from hsi_fuse.quality.verdict import gate
 from hsi_fuse.read import read_hsi
-from hsi_fuse.verdict import gate
 from tests.conftest import write_pair
 
-SCHEMA = json.loads(resources.files("hsi_fuse").joinpath("quality.schema.json").read_text("utf-8"))
+SCHEMA = json.loads(resources.files("hsi_fuse.quality").joinpath("quality.schema.json").read_text("utf-8"))
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,11 @@ from synthetic import RATIO, observed
 
 from hsi_fuse.errors import GridError, HsiFuseWarning, PresetError, ReadError
 from hsi_fuse.grid import Grid
-from hsi_fuse.known import KnownSensor, SensorWords, read_psf, read_responses, warn_of_contradiction
-from hsi_fuse.nominal import guide_edges, hsi_bands, sensor_names
 from hsi_fuse.physics import gaussian_psf
 from hsi_fuse.raster import Raster
-from hsi_fuse.sense import Sensing, sense
+from hsi_fuse.sensors.known import KnownSensor, SensorWords, read_psf, read_responses, warn_of_contradiction
+from hsi_fuse.sensors.nominal import guide_edges, hsi_bands, sensor_names
+from hsi_fuse.sensors.sense import Sensing, sense
 
 GRID = Grid(None, Affine.identity(), 4, 4)
 

@@ -11,8 +11,8 @@ import torchmetrics.functional.image as tmi
 from scipy.ndimage import gaussian_filter
 from skimage.metrics import structural_similarity
 
-from hsi_fuse import metrics
-from hsi_fuse.windowed import cayley_dickson_signs
+from hsi_fuse.quality import metrics
+from hsi_fuse.quality.windowed import cayley_dickson_signs
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from hsi_fuse.pictures import take_pictures
-from hsi_fuse.report import render
+from hsi_fuse.report.page import render
+from hsi_fuse.report.pictures import take_pictures
 from hsi_fuse.subspace import interpolate
 from tests.browser import Page, browser, find_browser
 from tests.test_report import WAVELENGTHS, alignment_of, quality, scene  # noqa: F401  # fixtures

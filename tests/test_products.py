@@ -20,10 +20,10 @@ from synthetic import RATIO, WAVELENGTHS, pair_with_gaps
 from hsi_fuse import Inputs, fuse, load_preset, read_hsi
 from hsi_fuse.errors import HsiFuseWarning, WriteError
 from hsi_fuse.grid import Grid
-from hsi_fuse.known import SensorWords
 from hsi_fuse.pipeline import FusionResult
 from hsi_fuse.read import Parts, open_mask
 from hsi_fuse.read.mask import parse_mask
+from hsi_fuse.sensors.known import SensorWords
 from hsi_fuse.write import SIDE_PRODUCTS, check_outputs, outputs, save
 
 GRID = Grid(CRS.from_epsg(32632), Affine(4, 0, 700_000, 0, -4, 5_400_000), 28, 24)

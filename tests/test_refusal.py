@@ -17,16 +17,17 @@ from affine import Affine
 from synthetic import RATIO, WAVELENGTHS, cut, hsi_of, unregistered
 from test_report import Outline
 
-from hsi_fuse import cli, load_preset, open_guide, pipeline, plan, read_hsi, register
+from hsi_fuse import cli, load_preset, open_guide, pipeline, plan, read_hsi
 from hsi_fuse.errors import AlignmentError, RefusedError
-from hsi_fuse.evidence import Evidence
-from hsi_fuse.joint import Registered, register_pair
 from hsi_fuse.pipeline import align
 from hsi_fuse.problem import silent
-from hsi_fuse.refusal import LONGEST, Attempt, _advice, _spelt
-from hsi_fuse.register import RegisterOptions
-from hsi_fuse.report import render_refusal
-from hsi_fuse.warp import Pair
+from hsi_fuse.registration import register
+from hsi_fuse.registration.evidence import Evidence
+from hsi_fuse.registration.joint import Registered, register_pair
+from hsi_fuse.registration.refusal import LONGEST, Attempt, _advice, _spelt
+from hsi_fuse.registration.register import RegisterOptions
+from hsi_fuse.registration.warp import Pair
+from hsi_fuse.report.page import render_refusal
 
 SIZE = (24, 20)
 QUICK = ("align.local=false", "align.search_hsi_px=3", "align.search_deg=2")

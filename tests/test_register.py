@@ -8,12 +8,12 @@ import torch
 from affine import Affine
 from synthetic import COLUMNS, MARGIN, PSF, RATIO, ROWS, astray, cut, unregistered
 
-from hsi_fuse import register
 from hsi_fuse.errors import AlignmentError
-from hsi_fuse.fit import fit
-from hsi_fuse.register import MODELS, RegisterOptions, locate
-from hsi_fuse.search import Range
-from hsi_fuse.warp import Observer, Pair
+from hsi_fuse.registration import register
+from hsi_fuse.registration.fit import fit
+from hsi_fuse.registration.register import MODELS, RegisterOptions, locate
+from hsi_fuse.registration.search import Range
+from hsi_fuse.registration.warp import Observer, Pair
 
 CENTRE = (RATIO * COLUMNS / 2 + MARGIN, RATIO * ROWS / 2 + MARGIN)
 TO_CENTRE = Affine.translation(*CENTRE)

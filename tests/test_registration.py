@@ -9,10 +9,10 @@ import pytest
 from affine import Affine
 from rasterio.crs import CRS
 
-from hsi_fuse.evidence import Evidence
 from hsi_fuse.grid import METRES_PER_DEGREE, Grid
-from hsi_fuse.registration import registration_figures, response_in_words
-from hsi_fuse.response import Response
+from hsi_fuse.registration.evidence import Evidence
+from hsi_fuse.registration.figures import registration_figures, response_in_words
+from hsi_fuse.registration.response import Response
 
 UTM, DEGREES, FEET = (CRS.from_epsg(code) for code in (32632, 4326, 2263))
 SHIFT = Affine.translation(3, 2)  # HSI pixels, to the right and down

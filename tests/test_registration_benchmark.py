@@ -11,9 +11,9 @@ from benchmarks import registration
 from benchmarks.mapping_errors import auc, errors, gradient_energy
 from benchmarks.matchers import METHODS, Found, ecc, phase
 from benchmarks.registration import Score, line, losses, median_worst, protocol_for, resampled
-from hsi_fuse.displace import Misregistration
 from hsi_fuse.physics import mix_bands
-from hsi_fuse.simulate import MS4, PROTOCOLS, observe
+from hsi_fuse.simulation.displace import Misregistration
+from hsi_fuse.simulation.simulate import MS4, PROTOCOLS, observe
 
 TURNED = Misregistration(shift_px=(3.3, -2.6), degrees=1.5, scale=1.01)
 RUN = Score("muufl", "x4-rgb", "mild", 0, "ours", 0.1, 0.2, 0.1, np.nan, np.nan, 0.5, 1.0, "")

@@ -11,10 +11,10 @@ import torch
 from affine import Affine
 
 from hsi_fuse.align import Alignment
-from hsi_fuse.assess import Quality, assess
-from hsi_fuse.pictures import composite, rgb_bands, stretch_limits, take_pictures, view, views_of
 from hsi_fuse.problem import Estimate, Problem
-from hsi_fuse.report import render
+from hsi_fuse.quality.assess import Quality, assess
+from hsi_fuse.report.page import render
+from hsi_fuse.report.pictures import composite, rgb_bands, stretch_limits, take_pictures, view, views_of
 from hsi_fuse.subspace import interpolate
 from tests.test_assess import BANDS, GOOD_REGISTRATION, WAVELENGTHS, make_scene, regression
 
@@ -266,6 +266,6 @@ def test_views_are_those_the_sensor_has():
 def test_pictures_give_way_where_a_page_grows_too_large(scene, quality, page, monkeypatch):
     pictures = take_pictures(*scene, interpolate(scene[0]), WAVELENGTHS, quality.maps["sam_deg"])
     told = {"title": NASTY, "provenance": {"preset": NASTY, "seed": 0}}
-    monkeypatch.setattr("hsi_fuse.report.LARGEST_PAGE", 0)
+    monkeypatch.setattr("hsi_fuse.report.page.LARGEST_PAGE", 0)
     small = render(quality, pictures, **told)
     assert len(small) < len(page) - 40_000

@@ -9,8 +9,8 @@ from affine import Affine
 from synthetic import PSF, RATIO, START, hsi_of, unregistered
 
 from hsi_fuse.errors import AlignmentError
-from hsi_fuse.response import EXPONENTS, RANGE, Response, fit_responses, linearised
-from hsi_fuse.warp import Observer, Pair
+from hsi_fuse.registration.response import EXPONENTS, RANGE, Response, fit_responses, linearised
+from hsi_fuse.registration.warp import Observer, Pair
 
 
 def responses_of(pair: Pair, base: Affine = START) -> list[Response]:

@@ -3,8 +3,8 @@
 import pytest
 
 from benchmarks import sabotage
-from hsi_fuse.assess import assess
 from hsi_fuse.problem import Estimate, Problem
+from hsi_fuse.quality.assess import assess
 from hsi_fuse.subspace import interpolate
 from tests.test_assess import GOOD_REGISTRATION, make_scene, regression
 

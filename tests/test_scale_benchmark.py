@@ -10,7 +10,7 @@ from synthetic import RATIO, WAVELENGTHS, scene
 from benchmarks.mosaic import Mosaic, save_mosaic
 from benchmarks.scale import borders_of, difference, floor_s, seam_ratio
 from hsi_fuse.physics import blur_down
-from hsi_fuse.simulate import find_protocol
+from hsi_fuse.simulation.simulate import find_protocol
 
 
 def mosaic(height: int, width: int) -> Mosaic:

@@ -9,8 +9,8 @@ from affine import Affine
 from synthetic import COLUMNS, MARGIN, RATIO, ROWS, astray, cut, unregistered
 
 from hsi_fuse.errors import AlignmentError
-from hsi_fuse.search import APART_PX, Range, search
-from hsi_fuse.warp import Pair
+from hsi_fuse.registration.search import APART_PX, Range, search
+from hsi_fuse.registration.warp import Pair
 
 CENTRE = (RATIO * COLUMNS / 2 + MARGIN, RATIO * ROWS / 2 + MARGIN)
 SMALL, WHOLE = (24, 20), (ROWS, COLUMNS)

@@ -7,8 +7,8 @@ from synthetic import RATIO, fwhm_of, observed, psnr
 
 from hsi_fuse.errors import AlignmentError
 from hsi_fuse.physics import gaussian_psf, mix_bands
-from hsi_fuse.robust import tukey
-from hsi_fuse.sense import sense, supported
+from hsi_fuse.registration.robust import tukey
+from hsi_fuse.sensors.sense import sense, supported
 
 WIDTHS = {
     "2 px": (2.0, 2.0, 0.0),

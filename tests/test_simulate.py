@@ -5,11 +5,11 @@ import pytest
 import torch
 from scipy.ndimage import binary_dilation, binary_erosion, gaussian_filter, map_coordinates
 
-from hsi_fuse.displace import shown_at
 from hsi_fuse.errors import GridError, PresetError, ReadError
-from hsi_fuse.look import Look
 from hsi_fuse.physics import blur_down, mix_bands
-from hsi_fuse.simulate import (
+from hsi_fuse.simulation.displace import shown_at
+from hsi_fuse.simulation.look import Look
+from hsi_fuse.simulation.simulate import (
     PROTOCOLS,
     VARIANTS,
     Protocol,

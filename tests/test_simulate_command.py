@@ -24,8 +24,8 @@ from hsi_fuse.errors import HsiFuseWarning
 from hsi_fuse.grid import Grid
 from hsi_fuse.raster import Raster
 from hsi_fuse.read import open_guide, read_hsi
-from hsi_fuse.simulate import DISPLACED, PROTOCOLS, VARIANTS, observe
-from hsi_fuse.simulated import FILES, largest_rectangle, simulate_pair
+from hsi_fuse.simulation.simulate import DISPLACED, PROTOCOLS, VARIANTS, observe
+from hsi_fuse.simulation.simulated import FILES, largest_rectangle, simulate_pair
 from hsi_fuse.write import write_cube
 
 UTM32 = rasterio.CRS.from_epsg(32632)
@@ -265,14 +265,14 @@ def test_what_fails_on_the_way_leaves_no_folder(refused, source, monkeypatch):
     def full(*given: object, **more: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("hsi_fuse.simulated.write_image", full)
+    monkeypatch.setattr("hsi_fuse.simulation.simulated.write_image", full)
     assert "No space left" in refused(7, source, "-o", "pair")
 
 
 def test_termination_leaves_no_folder(source, workplace):
     code = (
         "import os, signal, sys\n"
-        "import hsi_fuse.simulated as s\n"
+        "import hsi_fuse.simulation.simulated as s\n"
         "s.write_image = lambda *a, **k: os.kill(os.getpid(), signal.SIGTERM)\n"
         "from hsi_fuse.cli import main\n"
         f"sys.exit(main(['simulate', {str(source)!r}, '-o', 'pair']))\n"

@@ -12,14 +12,14 @@ from affine import Affine
 
 from hsi_fuse import pipeline
 from hsi_fuse.errors import ReadError
-from hsi_fuse.joint import Registered
-from hsi_fuse.known import KnownSensor
 from hsi_fuse.physics import gaussian_psf
 from hsi_fuse.preset import load_preset
 from hsi_fuse.problem import silent
 from hsi_fuse.read import open_guide, read_hsi
-from hsi_fuse.sense import Sensed, Sensing
+from hsi_fuse.registration.joint import Registered
 from hsi_fuse.sensor import Sensor
+from hsi_fuse.sensors.known import KnownSensor
+from hsi_fuse.sensors.sense import Sensed, Sensing
 
 
 @pytest.mark.filterwarnings("ignore::hsi_fuse.errors.HsiFuseWarning")

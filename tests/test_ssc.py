@@ -8,9 +8,6 @@ import torch
 import torch.nn.functional as F
 from synthetic import EDGES, WAVELENGTHS, observed, problem_of, psnr, scene
 
-from hsi_fuse.displace import smooth_field
-from hsi_fuse.gate import Comparison
-from hsi_fuse.lesson import LEAST_STEP
 from hsi_fuse.nets.concordance import ConcordanceNetwork
 from hsi_fuse.nets.flow import warp
 from hsi_fuse.nets.idfa import Idfa
@@ -19,9 +16,12 @@ from hsi_fuse.nets.repair import Repair, stretch
 from hsi_fuse.nets.spectral import SpectralFusion
 from hsi_fuse.physics import gaussian_psf
 from hsi_fuse.problem import silent
-from hsi_fuse.repairing import inputs
-from hsi_fuse.sight import Channels, Sight
-from hsi_fuse.simulate import Protocol, observe
+from hsi_fuse.refinement.gate import Comparison
+from hsi_fuse.refinement.lesson import LEAST_STEP
+from hsi_fuse.refinement.repairing import inputs
+from hsi_fuse.refinement.sight import Channels, Sight
+from hsi_fuse.simulation.displace import smooth_field
+from hsi_fuse.simulation.simulate import Protocol, observe
 from hsi_fuse.stages.map import Map, within
 from hsi_fuse.stages.ssc import Ssc
 from hsi_fuse.subspace import interpolate, problem_subspace

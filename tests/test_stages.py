@@ -7,14 +7,14 @@ import pytest
 import torch
 from synthetic import EDGES, RATIO, WAVELENGTHS, observed, problem_of, psnr, scene
 
-from hsi_fuse.blockterm import BlockTermOptions
+from hsi_fuse.overlap.blockterm import BlockTermOptions
+from hsi_fuse.overlap.unregistered import UnmixOptions
 from hsi_fuse.physics import gaussian_psf
 from hsi_fuse.problem import Estimate, Problem, Stage, silent
-from hsi_fuse.simulate import Protocol, observe
+from hsi_fuse.simulation.simulate import Protocol, observe
 from hsi_fuse.stages import STAGES
 from hsi_fuse.stages.map import Map, around_interpolation, around_unmixing, mean_estimate, within
 from hsi_fuse.subspace import fit_subspace, interpolate, problem_subspace
-from hsi_fuse.unregistered import UnmixOptions
 
 CHEAP = {
     "coupled": {"steps": 60, "imitate": 60},

@@ -8,12 +8,12 @@ import torch
 from affine import Affine
 from synthetic import COLUMNS, MARGIN, PSF, RATIO, ROWS, START, cut, unregistered
 
-from hsi_fuse import register
 from hsi_fuse.errors import AlignmentError
-from hsi_fuse.fit import Displacement, Fitted, fit
-from hsi_fuse.register import RegisterOptions, locate
-from hsi_fuse.ties import CHECK_HSI_PX, block_side, checkerboard, predicted, tie_points
-from hsi_fuse.warp import Observer, Pair
+from hsi_fuse.registration import register
+from hsi_fuse.registration.fit import Displacement, Fitted, fit
+from hsi_fuse.registration.register import RegisterOptions, locate
+from hsi_fuse.registration.ties import CHECK_HSI_PX, block_side, checkerboard, predicted, tie_points
+from hsi_fuse.registration.warp import Observer, Pair
 
 SHAPE, BLOCK = (ROWS, COLUMNS), 8
 BLOCKS = (ROWS // BLOCK) * (COLUMNS // BLOCK)

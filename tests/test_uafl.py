@@ -7,16 +7,16 @@ import pytest
 import torch
 from synthetic import EDGES, WAVELENGTHS, observed, problem_of, psnr, scene
 
-from hsi_fuse.displace import smooth_field
 from hsi_fuse.errors import HsiFuseWarning
-from hsi_fuse.gate import Comparison, hidden_blocks
 from hsi_fuse.nets.flow import warp
 from hsi_fuse.nets.tiles import tiled
 from hsi_fuse.physics import gaussian_psf
 from hsi_fuse.problem import Problem, silent
-from hsi_fuse.realign import realigned
-from hsi_fuse.sight import Misplacer
-from hsi_fuse.simulate import Protocol, observe
+from hsi_fuse.refinement.gate import Comparison, hidden_blocks
+from hsi_fuse.refinement.realign import realigned
+from hsi_fuse.refinement.sight import Misplacer
+from hsi_fuse.simulation.displace import smooth_field
+from hsi_fuse.simulation.simulate import Protocol, observe
 from hsi_fuse.stages.map import Map
 from hsi_fuse.stages.uafl import Uafl
 from hsi_fuse.subspace import interpolate

@@ -15,15 +15,16 @@ from conftest import RATIO, Pair
 from synthetic import EDGES, WAVELENGTHS, observed, psnr, scene
 from torch import Tensor
 
-from hsi_fuse import cli, fuse, load_preset, open_guide, populations, read_hsi
-from hsi_fuse.blockterm import BlockTermOptions
-from hsi_fuse.colours import STRANGE
+from hsi_fuse import cli, fuse, load_preset, open_guide, read_hsi
 from hsi_fuse.errors import PresetError
+from hsi_fuse.overlap import populations
+from hsi_fuse.overlap.blockterm import BlockTermOptions
+from hsi_fuse.overlap.colours import STRANGE
+from hsi_fuse.overlap.populations import guess_responses
+from hsi_fuse.overlap.unregistered import Unmixed, UnmixOptions, unmix_unregistered
 from hsi_fuse.physics import blur_down, gaussian_psf, mix_bands
-from hsi_fuse.populations import guess_responses
 from hsi_fuse.problem import NativeGuide
-from hsi_fuse.srf import MS4, RGB, srf_rows
-from hsi_fuse.unregistered import Unmixed, UnmixOptions, unmix_unregistered
+from hsi_fuse.sensors.srf import MS4, RGB, srf_rows
 
 HELD = torch.ones(72, 80, dtype=torch.bool)
 """Where the turned guide has data."""

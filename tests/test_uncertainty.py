@@ -10,9 +10,9 @@ from synthetic import observed, problem_of, scene
 
 from hsi_fuse.errors import SolveError
 from hsi_fuse.problem import Estimate, Problem, silent
+from hsi_fuse.quality.uncertainty import WITHIN_ONE, Uncertainty, _gain, _hidden, _window, calibrate
 from hsi_fuse.stages.map import Map
 from hsi_fuse.subspace import interpolate
-from hsi_fuse.uncertainty import WITHIN_ONE, Uncertainty, _gain, _hidden, _window, calibrate
 
 
 def solver(problem: Problem) -> Estimate:
@@ -126,7 +126,7 @@ def test_hidden_pixels_have_data_guide_and_neighbours(pair):
 
 
 def test_a_large_scene_is_calibrated_on_a_window_under_the_guide(monkeypatch, pair):
-    monkeypatch.setattr("hsi_fuse.uncertainty.WINDOW_HSI_PX", 12)
+    monkeypatch.setattr("hsi_fuse.quality.uncertainty.WINDOW_HSI_PX", 12)
     weight = torch.ones(pair.guide.shape[1:])
     weight[:48] = 0
     part = _window(problem_of(pair, weight))

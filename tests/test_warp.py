@@ -9,9 +9,9 @@ from affine import Affine
 from scipy.ndimage import gaussian_filter, map_coordinates
 from synthetic import COLUMNS, MARGIN, PSF, RATIO, ROWS, START, unregistered
 
-from hsi_fuse import warp
 from hsi_fuse.physics import blur_down, gaussian_psf
-from hsi_fuse.warp import (
+from hsi_fuse.registration import warp
+from hsi_fuse.registration.warp import (
     Observer,
     Pair,
     antialias_sigma,

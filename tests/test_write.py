@@ -16,13 +16,13 @@ import spectral.io.envi
 from affine import Affine
 from rasterio.crs import CRS
 
-from hsi_fuse.encode import Encoder
 from hsi_fuse.errors import HsiFuseWarning, WriteError
 from hsi_fuse.files import atomic, atomic_files, check_output, staged, write_text
 from hsi_fuse.grid import Grid
 from hsi_fuse.raster import Encoding, Raster
 from hsi_fuse.read import read_hsi
 from hsi_fuse.write import write_cube, write_image
+from hsi_fuse.write.encode import Encoder
 
 DATA = Path(os.environ.get("HSI_FUSE_DATA", Path(__file__).parents[2] / "shared" / "data"))
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"real scenes not found in {DATA}")

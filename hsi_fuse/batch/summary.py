@@ -165,7 +165,7 @@ def _table(rows: Sequence[Row]) -> str:
 
 def _page(rows: Sequence[Row], plan: BatchPlan) -> str:
     environment = Environment(
-        loader=PackageLoader("hsi_fuse", "."),
+        loader=PackageLoader("hsi_fuse.report", "."),
         autoescape=select_autoescape(default=True),
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from hsi_fuse.errors import ReadError
-from hsi_fuse.nominal import hsi_bands, sensor_names
 from hsi_fuse.read.source import Numbers, Spectrum, brief, warn
 from hsi_fuse.read.store import Flags
+from hsi_fuse.sensors.nominal import hsi_bands, sensor_names
 
 _NM_PER_UNIT = {
     **dict.fromkeys(("nanometers", "nanometer", "nanometres", "nanometre", "nm"), 1.0),

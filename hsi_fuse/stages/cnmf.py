@@ -11,7 +11,7 @@ from torch import Tensor
 from hsi_fuse.classical import LinearModel, guide_deviation, keep_guided
 from hsi_fuse.physics import blur_down
 from hsi_fuse.problem import Estimate, OnStep, Problem, StageResult, silent
-from hsi_fuse.sense import supported
+from hsi_fuse.sensors.sense import supported
 from hsi_fuse.subspace import Subspace, fill_nearest, problem_subspace, upsample
 from hsi_fuse.vca import vertices
 

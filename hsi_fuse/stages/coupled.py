@@ -13,7 +13,7 @@ from hsi_fuse.crops import Crop, Crops
 from hsi_fuse.optimise import Schedule, Trained, train
 from hsi_fuse.physics import blur_down, psf_padding
 from hsi_fuse.problem import Estimate, OnStep, Problem, StageResult, silent
-from hsi_fuse.sense import supported
+from hsi_fuse.sensors.sense import supported
 from hsi_fuse.solve import MapOptions, Texture, anchor, hsi_trust, reconcile, solve_map
 from hsi_fuse.stages.map import Lesson
 from hsi_fuse.stages.sylvester import interpolation_error

@@ -16,8 +16,8 @@ from hsi_fuse.nets.sensor_layers import SensorLayers, Units, learn_sensors, reac
 from hsi_fuse.optimise import Schedule, Trained, train
 from hsi_fuse.physics import blur_down
 from hsi_fuse.problem import Estimate, OnStep, Problem, StageResult
-from hsi_fuse.sense import supported
 from hsi_fuse.sensor import Sensor
+from hsi_fuse.sensors.sense import supported
 from hsi_fuse.solve import MapOptions, anchor, reconcile, solve_map
 from hsi_fuse.stages.map import within
 from hsi_fuse.subspace import fill_nearest, problem_subspace, upsample

@@ -12,13 +12,13 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from hsi_fuse.errors import SolveError
-from hsi_fuse.extend import coefficients_of
 from hsi_fuse.nets.translator import Critic, Sharpen, Soften
 from hsi_fuse.optimise import Schedule, Trained, train
+from hsi_fuse.overlap.extend import coefficients_of
+from hsi_fuse.overlap.unregistered import Unmixed, UnmixOptions, unmix_problem
 from hsi_fuse.physics import blur_down
 from hsi_fuse.problem import Estimate, OnStep, Problem, StageResult
 from hsi_fuse.subspace import fill_nearest, upsample
-from hsi_fuse.unregistered import Unmixed, UnmixOptions, unmix_problem
 
 LEAST_PATCH, LEAST_PLACES = 6, 64
 GAINS = (0.0, 0.5, 0.75, 1.0, 1.25)

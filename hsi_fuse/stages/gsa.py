@@ -10,7 +10,7 @@ from torch import Tensor
 from hsi_fuse.classical import LinearModel, keep_guided
 from hsi_fuse.physics import blur_down
 from hsi_fuse.problem import Estimate, OnStep, Problem, StageResult
-from hsi_fuse.sense import supported
+from hsi_fuse.sensors.sense import supported
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from typing import ClassVar
 
 from torch import nn
 
-from hsi_fuse.lesson import Lesson
 from hsi_fuse.nets.concordance import ConcordanceNetwork
-from hsi_fuse.refining import Refining
-from hsi_fuse.repairing import Repairer
+from hsi_fuse.refinement.lesson import Lesson
+from hsi_fuse.refinement.refining import Refining
+from hsi_fuse.refinement.repairing import Repairer
 
 
 @dataclass(frozen=True)

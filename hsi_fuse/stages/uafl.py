@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import nn
 
 from hsi_fuse.nets.abundance import AbundanceNetwork, Aggregation, Parts
-from hsi_fuse.refining import Refining
+from hsi_fuse.refinement.refining import Refining
 
 
 @dataclass(frozen=True)

@@ -45,11 +45,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hsi_fuse.assess import plain
 from hsi_fuse.errors import HsiFuseError, ReadError
 from hsi_fuse.frame import Frame
 from hsi_fuse.grid import Grid
 from hsi_fuse.problem import Estimate
+from hsi_fuse.quality.assess import plain
 from hsi_fuse.raster import Bands, Encoding
 from hsi_fuse.write.product import Job
 

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from rasterio.enums import Resampling
 from rasterio.windows import Window
 
-from hsi_fuse.encode import Encoder
-from hsi_fuse.envi_header import envi_paths, header_text
 from hsi_fuse.errors import HsiFuseWarning, WriteError
 from hsi_fuse.files import atomic_files, check_output
 from hsi_fuse.grid import Grid
 from hsi_fuse.gtiff import TILE, describe, gdal, geometry, lasting_tags, profile, upper, verify, write_image
 from hsi_fuse.raster import Bands, Encoding, Raster
+from hsi_fuse.write.encode import Encoder
+from hsi_fuse.write.envi_header import envi_paths, header_text
 
 __all__ = ["Driver", "WriteSummary", "write_cube", "write_image"]
 

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hsi_fuse.errors import GridError, ReadError
-from hsi_fuse.pictures import rgb_bands
 from hsi_fuse.problem import OnStep, silent
 from hsi_fuse.raster import Bands
+from hsi_fuse.report.pictures import rgb_bands
 from hsi_fuse.write.compact import CompactProduct
 from hsi_fuse.write.cube import Driver, WriteSummary, rows_at_a_time, write_cube
 

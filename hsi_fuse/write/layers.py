@@ -32,12 +32,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hsi_fuse.extend import Kind
+from hsi_fuse.overlap.extend import Kind
 from hsi_fuse.physics import blur_down
 from hsi_fuse.pipeline import FusionResult
 from hsi_fuse.problem import Problem
 from hsi_fuse.raster import Encoding
-from hsi_fuse.sense import supported
+from hsi_fuse.sensors.sense import supported
 from hsi_fuse.solve import feather
 from hsi_fuse.write.cube import write_cube, write_image
 from hsi_fuse.write.product import Job

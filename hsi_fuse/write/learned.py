@@ -7,11 +7,11 @@ import io
 import json
 from pathlib import Path
 
-from hsi_fuse import mapping_files
-from hsi_fuse.assess import plain
-from hsi_fuse.pictures import composite, rgb_bands, stretch_limits, view
 from hsi_fuse.pipeline import FusionResult
-from hsi_fuse.report import render, take_pictures
+from hsi_fuse.quality.assess import plain
+from hsi_fuse.registration import mapping_files
+from hsi_fuse.report.page import render, take_pictures
+from hsi_fuse.report.pictures import composite, rgb_bands, stretch_limits, view
 from hsi_fuse.write.cube import write_image
 from hsi_fuse.write.product import Job
 

@@ -11,18 +11,18 @@ from pathlib import Path
 
 import numpy as np
 
-from hsi_fuse.encode import Encoder
-from hsi_fuse.envi_header import envi_paths
 from hsi_fuse.errors import HsiFuseWarning, RefusedError, WriteError
 from hsi_fuse.files import check_output, staged, write_text
 from hsi_fuse.inputs import Inputs
 from hsi_fuse.pipeline import FusionResult
 from hsi_fuse.problem import OnStep, silent
+from hsi_fuse.quality.verdict import gate
 from hsi_fuse.raster import Encoding
 from hsi_fuse.record import versions
-from hsi_fuse.report import render_refusal
-from hsi_fuse.verdict import gate
+from hsi_fuse.report.page import render_refusal
 from hsi_fuse.write.cube import Driver, write_cube
+from hsi_fuse.write.encode import Encoder
+from hsi_fuse.write.envi_header import envi_paths
 from hsi_fuse.write.product import CompactDtype, Job, Product
 from hsi_fuse.write.table import ON_REQUEST, REPORT, SIDE_PRODUCTS, chosen
 

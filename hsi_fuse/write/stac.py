@@ -18,10 +18,10 @@ import rasterio.warp
 from rasterio.crs import CRS
 
 from hsi_fuse.acquisition import acquired
-from hsi_fuse.envi_header import envi_paths
 from hsi_fuse.errors import HsiFuseWarning
 from hsi_fuse.grid import Grid
 from hsi_fuse.raster import Encoding, Raster
+from hsi_fuse.write.envi_header import envi_paths
 from hsi_fuse.write.product import Job
 
 EXTENSIONS = tuple(

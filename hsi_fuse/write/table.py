@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hsi_fuse import mapping_files
+from hsi_fuse.registration import mapping_files
 from hsi_fuse.write import compact, layers, learned, stac, unmixed
 from hsi_fuse.write.product import Product
 

@@ -1,0 +1,310 @@
+"""Quality without truth: what the product, the input and the reference say about each other.
+
+`Quality.figures` is JSON-ready; `quality.schema.json`, which ships with the package, tells every part and
+unit of it. Null stands where a figure cannot be formed; lists hold one entry a band.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hsi_fuse.physics import blur_down, gaussian_psf
+from hsi_fuse.problem import Cube, Problem
+from hsi_fuse.quality import checks, metrics
+from hsi_fuse.quality.cube import block_rows
+from hsi_fuse.quality.fullscale import full_scale
+from hsi_fuse.quality.lights import AssessOptions
+from hsi_fuse.quality.plain import plain
+from hsi_fuse.quality.reduced import degrade
+from hsi_fuse.quality.synthesis import Solver, angle_figures, score, synthesise
+from hsi_fuse.quality.uncertainty import Uncertainty
+from hsi_fuse.quality.verdict import judge, own_warnings
+
+__all__ = ["SCHEMA", "AssessOptions", "Quality", "Solver", "assess", "plain", "score"]
+
+SCHEMA = 2
+"""Version of `quality.schema.json`; it rises when a figure changes its name or meaning."""
+NEGATIVE_DEVIATIONS = 2.0
+"""Of the input's noise, below which a negative value is more than noise about zero."""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """The assessment: `figures` JSON-ready, `maps` arrays by name.
+
+    Maps: `sam_deg` (h, w), the consistency angle in degrees; `brightness` (h, w), the relative error of
+    brightness of the degraded product; `guide` (H, W), the product seen through the responses minus the
+    reference, mean over reference bands, each in its own standard deviation. NaN where there are no data.
+    """
+
+    figures: dict[str, Any]
+    maps: dict[str, NDArray[np.float32]]
+
+
+def assess(
+    problem: Problem,
+    estimate: Cube,
+    interpolation: Cube,
+    *,
+    solvers: Mapping[str, Solver],
+    registration: Mapping[str, Any] | None = None,
+    wavelengths_nm: Sequence[float] | None = None,
+    bad_bands: Sequence[int] = (),
+    stages: Sequence[Mapping[str, Any]] = (),
+    warnings: Sequence[str] = (),
+    uncertainty: Uncertainty | None = None,
+    truth: Tensor | None = None,
+    options: AssessOptions | None = None,
+) -> Quality:
+    """Assess a product without knowing the truth.
+
+    Parameters
+    ----------
+    problem : Problem
+        What was solved.
+    estimate : Cube
+        The product; only blocks of its rows are ever formed.
+    interpolation : Cube
+        Plain interpolation of the HSI, the honest floor beside it.
+    solvers : mapping
+        The methods to repeat on the degraded pair by name: `product` (how `estimate` was made),
+        `interpolation`, and classical ones such as `map`. Without `product` synthesis is not assessable.
+    registration : mapping
+        What the aligner measured on points held out of its fit.
+    wavelengths_nm : sequence of float
+        Of the good bands, in the problem's order.
+    bad_bands : sequence of int
+        Numbers (from 0, in the input file) of the bands that took no part.
+    stages : sequence of mappings
+        Verdicts of the stages, in order.
+    warnings : sequence of str
+        What went before; the assessment adds its own.
+    uncertainty : Uncertainty
+        Of the product; None where it could not be calibrated.
+    truth : Tensor (n, H, W), optional
+        The right answer, where the pair was simulated. It sets no light.
+    """
+    options = options or AssessOptions()
+    methods = {"product": estimate, "interpolation": interpolation}
+    consistency, low = _consistency(problem, methods)
+    spatial, guide_error = _spatial(problem, methods)
+    maps = _maps(problem, low, guide_error)
+    figures: dict[str, Any] = {
+        "schema": SCHEMA,
+        "verdict": {},
+        "scene": {
+            "ratio": problem.ratio,
+            "bands": problem.hsi.shape[0],
+            "hsi_size": problem.hsi.shape[1:],
+            "target_size": problem.guide.shape[1:],
+            "wavelengths_nm": wavelengths_nm,
+            "hsi_noise": problem.hsi_noise,
+        },
+        "sensor": {
+            "srf": problem.sensor.srf,
+            "offset": problem.sensor.offset,
+            "psf": problem.sensor.psf,
+            "psf_fwhm_px": problem.sensor.psf_fwhm,
+            "found": problem.sensor.found,
+        },
+        "registration": registration or {},
+        "checks": _checks(problem, estimate, low, maps),
+        "consistency": consistency,
+        "spatial": spatial,
+        "full_scale": full_scale(problem, estimate, consistency["learned_psf"]["product"]["q2n"]),
+        "synthesis": synthesise(problem, solvers, options),
+        "uncertainty": _uncertainty(problem, uncertainty),
+        "integrity": _integrity(problem, estimate, bad_bands, options),
+        "truth": None if truth is None else _against(problem, methods, truth),
+        "stages": list(stages),
+        "warnings": list(warnings),
+    }
+    figures = plain(figures)
+    figures["warnings"] += own_warnings(figures)
+    figures["verdict"] = plain(judge(figures, options))
+    return Quality(figures, maps)
+
+
+def _consistency(problem: Problem, methods: Mapping[str, Cube]) -> tuple[dict[str, Any], Tensor]:
+    """Part A: every method degraded by the learned and by a nominal PSF against the HSI.
+
+    Also the product, degraded by the learned PSF, (n, h, w).
+    """
+    ratio, sensor = problem.ratio, problem.sensor
+    measured = problem.hsi_weight > 0
+    seen = blur_down(problem.guide_weight[None], sensor.psf, ratio)[0] > 0.5
+    # a learned PSF can flatter itself; the nominal one is fixed before anything was seen
+    nominal = gaussian_psf(ratio, float(ratio)).to(sensor.psf)
+    places = {"learned_psf": measured, "inside": measured & seen, "outside": measured & ~seen}
+    split = bool(places["inside"].any()) and bool(places["outside"].any())
+    part: dict[str, Any] = {"noise_angle_deg": _noise_angle(problem, measured), "nominal_psf": {}}
+    part |= {place: {} if split or place == "learned_psf" else None for place in places}
+    product = None
+    for name, cube in methods.items():
+        low = degrade(cube, sensor.psf, ratio)  # (n, h, w)
+        product = low if name == "product" else product
+        for place, mask in places.items():
+            if part[place] is not None:
+                part[place][name] = _fidelity(low, problem, mask)
+        part["nominal_psf"][name] = _fidelity(degrade(cube, nominal, ratio), problem, measured)
+    if not split and bool(places["inside"].any()):
+        part["inside"] = part["learned_psf"]  # all of it
+    if not split and not bool(places["inside"].any()):
+        part["outside"] = part["learned_psf"]
+    assert product is not None
+    return part, product
+
+
+def _fidelity(low: Tensor, problem: Problem, mask: Tensor) -> dict[str, Any]:
+    """A degraded product against the HSI."""
+    moments = metrics.moments(low, problem.hsi, mask)
+    return {
+        "pixels": moments.count,
+        "psnr_db": moments.psnr,
+        "sam_deg": angle_figures(metrics.sam_deg(low, problem.hsi, mask)),
+        "ergas": moments.ergas(problem.ratio),
+        "q2n": metrics.q2n(low, problem.hsi, mask),
+        "bands": {
+            "rmse": moments.rmse,
+            "bias": moments.bias,
+            "relative_bias": moments.relative_bias,
+            "cc": moments.correlation,
+            "missed": moments.missed(problem.hsi_noise),
+        },
+    }
+
+
+def _noise_angle(problem: Problem, mask: Tensor) -> float:
+    """Median angle between a measured spectrum and its noise-free self, degrees."""
+    length = problem.hsi.norm(dim=0)[mask]
+    if not length.numel():
+        return math.nan
+    return math.degrees(math.atan2(float(problem.hsi_noise.norm()), float(length.median())))
+
+
+def _spatial(problem: Problem, methods: Mapping[str, Cube]) -> tuple[dict[str, Any], Tensor | None]:
+    """Part B: every method seen through the SRF against the guide.
+
+    Also the product's mean error over guide bands, each in its standard deviation, (H, W).
+    """
+    mask = problem.guide_weight > 0
+    if not bool(mask.any()):
+        return {"assessable": False, "reason": "the reference covers no pixel"}, None
+    sigma = problem.ratio / 2  # passes what is finer than about an HSI pixel
+    part: dict[str, Any] = {"assessable": True, "sigma_px": sigma, "pixels": int(mask.sum())}
+    sharp, error = metrics.high_pass(problem.guide, sigma, mask), None
+    for name, cube in methods.items():
+        seen = _seen(problem, cube)  # (m, H, W)
+        moments = metrics.moments(seen, problem.guide, mask)
+        fine = metrics.moments(metrics.high_pass(seen, sigma, mask), sharp, mask)
+        part[name] = {
+            "r2": moments.r2,
+            "rmse": moments.rmse,
+            "cc_highpass": fine.correlation,
+            "gain_highpass": fine.slope,
+        }
+        if name == "product":
+            scale = moments.var_truth.sqrt().clamp_min(1e-30).to(seen)
+            error = ((seen - problem.guide) / scale[:, None, None]).mean(0)
+    return part, error
+
+
+def _seen(problem: Problem, cube: Cube) -> Tensor:
+    """A cube through the guide's responses, (m, H, W)."""
+    through = cube.mixed(problem.sensor.srf, problem.sensor.offset)
+    height, step = through.shape[1], block_rows(cube.shape)
+    return torch.cat([through.rows(i, min(i + step, height)) for i in range(0, height, step)], 1)
+
+
+def _maps(problem: Problem, low: Tensor, guide_error: Tensor | None) -> dict[str, NDArray[np.float32]]:
+    """The maps of `Quality`."""
+    measured = problem.hsi_weight > 0
+    maps = {
+        "sam_deg": metrics.sam_deg(low, problem.hsi, measured).map,
+        "brightness": torch.where(measured, checks.brightness_error(low, problem), math.nan),
+    }
+    if guide_error is not None:
+        maps["guide"] = torch.where(problem.guide_weight > 0, guide_error, math.nan)
+    return {name: values.float().cpu().numpy() for name, values in maps.items()}
+
+
+def _checks(
+    problem: Problem, cube: Cube, low: Tensor, maps: Mapping[str, NDArray[np.float32]]
+) -> dict[str, Any]:
+    """What is found out again, see `checks`."""
+    steps = [
+        checks.largest_step(torch.from_numpy(maps[name])) for name in ("brightness", "guide") if name in maps
+    ]
+    return {
+        "sensors": checks.check_sensors(problem),
+        "product_shift_px": checks.check_position(problem, low),
+        "noise": checks.check_noise(problem, cube),
+        "steps": steps,
+    }
+
+
+def _against(problem: Problem, methods: Mapping[str, Cube], truth: Tensor) -> dict[str, Any]:
+    """Product and interpolation against the truth of a simulated pair."""
+    ratio = problem.ratio
+    keep = (problem.hsi_weight > 0).repeat_interleave(ratio, 0).repeat_interleave(ratio, 1)
+    border = min(ratio, (min(keep.shape) - 1) // 2)
+    results = {
+        name: score(cube.rows(0, cube.shape[1]), truth, keep, border, ratio) for name, cube in methods.items()
+    }
+    return {"border": border, "results": results}
+
+
+def _uncertainty(problem: Problem, uncertainty: Uncertainty | None) -> dict[str, Any]:
+    """How far the product may be off, band by band."""
+    if uncertainty is None:
+        why = (
+            "it was not asked for (--products uncertainty), the method gives one answer only, "
+            "or too few input pixels under the reference can be hidden"
+        )
+        return {"assessable": False, "reason": why}
+    measured, ratio = problem.hsi_weight > 0, problem.ratio
+    level = problem.hsi[:, measured].mean(1)
+    return uncertainty.figures(level, measured.repeat_interleave(ratio, 0).repeat_interleave(ratio, 1))
+
+
+def _integrity(
+    problem: Problem, estimate: Cube, bad_bands: Sequence[int], options: AssessOptions
+) -> dict[str, Any]:
+    """Part F: completeness and logical consistency of the product, block by block."""
+    ratio = problem.ratio
+    coarse = problem.hsi_weight > 0
+    valid = coarse.repeat_interleave(ratio, 0).repeat_interleave(ratio, 1)  # (H, W)
+    bands, height, width = estimate.shape
+    step = max(1, options.block_values // (bands * width))
+    negative = below_noise = not_finite = 0
+    least = NEGATIVE_DEVIATIONS * problem.hsi_noise
+    for start in range(0, height, step):
+        block = estimate.rows(start, min(start + step, height))
+        keep = valid[start : start + step]
+        negative += int(((block < 0) & keep).sum())
+        below_noise += int(((block < -least[:, None, None]) & keep).sum())
+        not_finite += int((~block.isfinite() & keep).sum())
+    values = bands * int(valid.sum())
+    bare = (problem.guide_weight <= 0) & valid
+    measured = problem.hsi[:, coarse]  # (n, N)
+    return {
+        "nodata_pct": 100 * float(1 - valid.double().mean()),
+        "negative_pct": 100 * negative / values if values else None,
+        "negative_input_pct": 100 * float((measured < 0).double().mean()) if values else None,
+        "below_noise_pct": 100 * below_noise / values if values else None,
+        "below_noise_input_pct": 100 * float((measured < -least[:, None]).double().mean())
+        if values
+        else None,
+        "not_finite": not_finite,
+        "bad_bands": list(bad_bands),
+        "inferred_bands": int((~problem.sensor.seen).sum()),
+        "without_guide_pct": 100 * float(bare.sum()) / max(1, int(valid.sum())),
+    }

@@ -1,0 +1,241 @@
+"""What the assessment finds out by itself, whatever the aligner, the sensors' fit and the stages claim.
+
+Everything here asks the images: does the reference show what the input shows, through these responses and
+this blur, at this place; does the product lie on the input, is it noisier, does a straight line run through
+it?
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hsi_fuse.physics import blur_down, gaussian_psf
+from hsi_fuse.problem import Cube, Problem
+from hsi_fuse.registration.robust import tukey
+from hsi_fuse.sensors.sense import supported
+from hsi_fuse.subspace import estimate_noise, fill_nearest, fit_subspace
+
+DIMENSIONS, PIXELS_PER_DIMENSION = 10, 16
+MOST_PIXELS = 40_000
+"""HSI pixels that a regression takes; more say nothing more."""
+ROBUST_ROUNDS = 3
+WIDTHS = (0.4, 0.55, 0.7, 0.85, 1.0, 1.2, 1.45, 1.8, 2.5)
+"""Trial widths of the PSF, in those of the PSF that was used."""
+SHIFT_ROUNDS = 4
+NOISE_PIXELS = 20_000
+CHANCE = 5.0
+"""Robust deviations that the largest of some thousand steps may have by chance."""
+
+
+def check_sensors(problem: Problem) -> dict[str, Any]:
+    """Reference against input at the input's resolution: place, responses, blur, position.
+
+    The blurred reference is regressed on the input's subspace, robustly, and compared with what the sensor
+    model says. `unexplained` (share of the reference's variance that no linear combination of the input's
+    bands explains), `response_excess` (share that the learned responses leave beyond it), `blur_excess` (how
+    many times less a Gaussian of another width would leave unexplained, minus 1) and `blur_factor` (its width
+    in that of the PSF), `shift_px` (columns, rows: where the reference lies further right and down than the
+    input, fine pixels).
+    """
+    psf, ratio, sensor = problem.sensor.psf, problem.ratio, problem.sensor
+    support = supported(problem.guide_weight, problem.hsi_weight, psf, ratio)
+    count = int(support.sum())
+    if count < 4 * PIXELS_PER_DIMENSION:
+        return {"assessable": False, "reason": f"only {count} input pixels lie fully under the reference"}
+    subspace = fit_subspace(
+        problem.hsi, problem.hsi_weight, problem.hsi_noise, min(DIMENSIONS, count // PIXELS_PER_DIMENSION)
+    )
+    support = _thinned(support, MOST_PIXELS)
+    low = subspace.project(problem.hsi[:, support]).double()  # (k, N)
+    design = torch.cat([torch.ones_like(low[:1]), low])
+    guide = fill_nearest(problem.guide, problem.guide_weight)
+    seen = blur_down(guide, psf, ratio)[:, support].double()  # (m, N)
+    residual, weight = _regressed(design, seen)
+    variance = _mean_square(seen - (seen * weight).sum(1, keepdim=True) / weight.sum(), weight)
+    left = _mean_square(residual, weight) / variance
+    model = torch.tensordot(sensor.srf, problem.hsi[:, support], 1).double() + sensor.offset.double()[:, None]
+    own = _mean_square(seen - model, weight) / variance
+    # the input's own noise is in the model's figure and, in part, in the regression's: not the model's fault
+    noisy = (sensor.srf.double().square() @ problem.hsi_noise.double().square()) / variance
+    widths = []
+    for factor in WIDTHS:
+        trial = gaussian_psf(ratio, *_wide(sensor.psf_fwhm, factor)).to(psf)
+        if 2 * (len(trial) - ratio) > min(guide.shape[1:]):
+            continue
+        error = _regressed(design, blur_down(guide, trial, ratio)[:, support].double(), weight)[0]
+        widths.append((float((_mean_square(error, weight) / variance).log().mean()), factor))
+    lowest, best = min(widths)
+    return {
+        "assessable": True,
+        "pixels": count,
+        "unexplained": left,
+        "response_excess": (own - left - noisy).clamp_min(0),
+        "blur_excess": max(math.exp(float(left.log().mean()) - lowest) - 1, 0.0),
+        "blur_factor": best,
+        "shift_px": _shift(problem, guide, design, support),
+    }
+
+
+def check_position(problem: Problem, low: Tensor) -> list[float] | None:
+    """Where a degraded product (n, h, w) lies right of and below the input: (columns, rows), fine px.
+
+    One linear step in the noise-whitened subspace; None where fewer than `PIXELS_PER_DIMENSION` input pixels
+    have neighbours.
+    """
+    subspace = fit_subspace(problem.hsi, problem.hsi_weight, problem.hsi_noise, DIMENSIONS)
+    ours, theirs = subspace.project(low), subspace.project(problem.hsi)
+    inner = _interior(problem.hsi_weight > 0)
+    if int(inner.sum()) < PIXELS_PER_DIMENSION:
+        return None
+    down, across = _slopes(ours)
+    steps = torch.stack([across[:, inner].flatten(), down[:, inner].flatten()]).double()
+    wanted = (theirs - ours)[:, inner].flatten().double()
+    return [problem.ratio * float(v) for v in _least_squares(steps, wanted)]
+
+
+def check_noise(problem: Problem, cube: Cube) -> float:
+    """Median over bands of the product's noise over the input's.
+
+    Noise is what a band's neighbours in the spectrum do not predict (`estimate_noise`), in strips of rows
+    spread over the scene.
+    """
+    ratio = problem.ratio
+    _, height, width = cube.shape
+    valid = (problem.hsi_weight > 0).repeat_interleave(ratio, 1)  # (h, W)
+    strips = np.linspace(0, height - 1, max(1, min(height, NOISE_PIXELS // width))).astype(int)
+    rows, masks = [], []
+    for row in np.unique(strips):
+        rows.append(cube.rows(int(row), int(row) + 1))
+        masks.append(valid[row // ratio][None])
+    mask = torch.cat(masks)
+    if int(mask.sum()) < 4 * DIMENSIONS:
+        return math.nan
+    noise = estimate_noise(torch.cat(rows, 1), mask.float())
+    return float((noise / problem.hsi_noise).median())
+
+
+def largest_step(error: Tensor) -> float:
+    """The largest straight step in an error map (H, W; NaN without data) beyond chance, in the map's units.
+
+    A seam of blocks that were processed apart runs along a row or a column from edge to edge. The step across
+    a line is the median over its pixels, so that an edge of the scene that covers less than half of the line
+    is none; chance is `CHANCE` robust deviations of the steps across all lines.
+    """
+    steps = [0.0]
+    for image in (error, error.T):
+        across = image[1:] - image[:-1]
+        enough = across.isfinite().sum(1) >= max(16, across.shape[1] // 4)
+        if int(enough.sum()) < 8:
+            continue
+        step = across[enough].nanmedian(1).values.double()
+        spread = 1.4826 * (step - step.median()).abs().median()
+        steps.append(float((step.abs() - CHANCE * spread).amax()))
+    return max(steps)
+
+
+def brightness_error(low: Tensor, problem: Problem) -> Tensor:
+    """Relative error of brightness (h, w): the degraded product minus the input along the mean spectrum."""
+    measured = problem.hsi_weight > 0
+    level = problem.hsi[:, measured].mean(1)
+    axis = level / level.square().sum().clamp_min(1e-30)
+    return torch.tensordot(axis, low - problem.hsi, dims=1)
+
+
+def _wide(fwhm: tuple[float, float], factor: float) -> tuple[float, float]:
+    return max(factor * fwhm[0], 0.3), max(factor * fwhm[1], 0.3)
+
+
+def _regressed(design: Tensor, seen: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Residual (m, N) of `seen` on `design` (p, N) and its weights (N,); robust where none are given."""
+    rounds = 1 if weight is not None else ROBUST_ROUNDS + 1
+    current = torch.ones_like(design[0]) if weight is None else weight
+    for i in range(rounds):
+        weighted = design * current
+        gram = weighted @ design.T
+        gram = gram + 1e-10 * gram.diagonal().mean() * torch.eye(len(gram)).to(gram)
+        residual = seen - torch.linalg.solve(gram, weighted @ seen.T).T @ design
+        if i + 1 < rounds:
+            current = tukey(residual)
+    return residual, current
+
+
+def _mean_square(values: Tensor, weight: Tensor) -> Tensor:
+    return ((values.square() * weight).sum(1) / weight.sum()).clamp_min(1e-30)
+
+
+def _shift(problem: Problem, guide: Tensor, design: Tensor, support: Tensor) -> list[float]:
+    """The one shift (columns, rows) of the reference that the regression asks for, Gauss-Newton."""
+    psf, ratio = problem.sensor.psf, problem.ratio
+    total, moved = [0.0, 0.0], guide
+    for _ in range(SHIFT_ROUNDS):
+        down, across = _slopes(moved)
+        seen, right, below = (
+            blur_down(image, psf, ratio)[:, support].double() for image in (moved, across, down)
+        )
+        residual, weight = _regressed(design, seen)
+        scale = (weight / _mean_square(residual, weight)[:, None]).sqrt()
+        free = [_regressed(design, slope, weight)[0] * scale for slope in (right, below)]
+        step = _least_squares(torch.stack([f.flatten() for f in free]), -(residual * scale).flatten())
+        step = step.clamp(-ratio, ratio)
+        total = [t + float(s) for t, s in zip(total, step, strict=True)]
+        if max(abs(t) for t in total) > 4 * ratio or float(step.abs().max()) < 0.02:
+            break
+        moved = _moved(guide, *total)
+    return total
+
+
+def _moved(image: Tensor, columns: float, rows: float) -> Tensor:
+    """The image (m, H, W) sampled that far right and down, bicubic."""
+    height, width = image.shape[1:]
+    y = (torch.arange(height).to(image) + 0.5 + rows) * 2 / height - 1
+    x = (torch.arange(width).to(image) + 0.5 + columns) * 2 / width - 1
+    grid = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], -1)[None]
+    return F.grid_sample(image[None], grid, mode="bicubic", padding_mode="border", align_corners=False)[0]
+
+
+def _slopes(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Central differences of (c, H, W) downwards and to the right; 0 at the rim."""
+    down, across = torch.zeros_like(image), torch.zeros_like(image)
+    down[:, 1:-1] = (image[:, 2:] - image[:, :-2]) / 2
+    across[:, :, 1:-1] = (image[:, :, 2:] - image[:, :, :-2]) / 2
+    return down, across
+
+
+def _interior(mask: Tensor) -> Tensor:
+    """Pixels (h, w) whose four neighbours are valid too."""
+    inner = torch.zeros_like(mask)
+    inner[1:-1, 1:-1] = mask[1:-1, 1:-1] & mask[2:, 1:-1] & mask[:-2, 1:-1] & mask[1:-1, 2:] & mask[1:-1, :-2]
+    return inner
+
+
+def _least_squares(columns: Tensor, wanted: Tensor) -> Tensor:
+    """(2, N), (N,) -> (2,)."""
+    gram = columns @ columns.T
+    gram = gram + 1e-12 * gram.diagonal().mean().clamp_min(1e-30) * torch.eye(2).to(gram)
+    return torch.linalg.solve(gram, columns @ wanted)
+
+
+def _thinned(mask: Tensor, most: int) -> Tensor:
+    """The mask with every so manieth of its pixels only."""
+    step = max(1, int(mask.sum()) // most)
+    if step == 1:
+        return mask
+    places = torch.nonzero(mask.flatten())[::step, 0]
+    thin = torch.zeros(mask.numel(), dtype=torch.bool, device=mask.device)
+    thin[places] = True
+    return thin.view(mask.shape)
+
+
+__all__ = [
+    "brightness_error",
+    "check_noise",
+    "check_position",
+    "check_sensors",
+    "largest_step",
+]

@@ -1,0 +1,209 @@
+"""Quality indices of one image against another: pure, masked, float64 inside.
+
+Every function takes `estimate` and `truth` (bands, H, W), an optional bool `mask` (H, W) of the pixels that
+count and a `border` of pixels to drop at each edge. Nothing is resampled and nothing is clipped. A figure
+that cannot be formed (no valid pixel, a band without signal) is NaN, and means over bands leave NaN out.
+
+Conventions, because they differ from package to package:
+
+- PSNR: mean over bands of 10 log10(peak_b^2 / MSE_b), peak_b the band's maximum in the truth.
+- SAM in degrees; a pixel whose spectrum is zero in either image has no angle (NaN).
+- ERGAS = (100 / ratio) sqrt(mean_b (RMSE_b / mean_b)^2), Wald 2000; `ratio` = fine per coarse pixel.
+- bias = mean(estimate - truth).
+- UIQI and Q2n over blocks that do not overlap, 32 pixels wide (the image's short side where that is less);
+  a block counts with as many pixels as are valid in it, and not at all where fewer than half are.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hsi_fuse.quality.windowed import BLOCK, band_mean, high_pass, positive, q2n, ssim, uiqi, valid
+
+__all__ = [
+    "BLOCK",
+    "Angles",
+    "Moments",
+    "bias",
+    "correlation",
+    "ergas",
+    "high_pass",
+    "high_pass_correlation",
+    "moments",
+    "psnr",
+    "psnr_global",
+    "q2n",
+    "rmse",
+    "sam_deg",
+    "ssim",
+    "uiqi",
+]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Per-band statistics over the valid pixels, each (bands,) float64; variances divide by the count."""
+
+    count: int
+    mean_estimate: Tensor
+    mean_truth: Tensor
+    var_estimate: Tensor
+    var_truth: Tensor
+    covariance: Tensor
+    mse: Tensor
+    peak: Tensor
+
+    @property
+    def rmse(self) -> Tensor:
+        """Root mean square error."""
+        return self.mse.sqrt()
+
+    @property
+    def bias(self) -> Tensor:
+        """Mean of estimate minus truth."""
+        return self.mean_estimate - self.mean_truth
+
+    @property
+    def relative_bias(self) -> Tensor:
+        """Bias over the truth's mean; NaN where that is not positive."""
+        return self.bias / positive(self.mean_truth)
+
+    @property
+    def correlation(self) -> Tensor:
+        """Pearson's coefficient; NaN where either band is constant."""
+        return self.covariance / positive(self.var_estimate * self.var_truth).sqrt()
+
+    @property
+    def r2(self) -> Tensor:
+        """Share of the truth's variance explained, 1 - MSE / var(truth); may be negative."""
+        return 1 - self.mse / positive(self.var_truth)
+
+    @property
+    def slope(self) -> Tensor:
+        """Of the regression of the estimate on the truth: above 1 where contrast is raised."""
+        return self.covariance / positive(self.var_truth)
+
+    def missed(self, noise: Tensor) -> Tensor:
+        """Share of each band's variance that is missed beyond the truth's own noise, (bands,)."""
+        return (self.mse - noise.double() ** 2).clamp_min(0) / positive(self.var_truth)
+
+    @property
+    def psnr_bands(self) -> Tensor:
+        """10 log10(peak_b^2 / MSE_b); infinite where exact, NaN where the peak is not positive."""
+        return 10 * torch.log10(positive(self.peak) ** 2 / self.mse)
+
+    @property
+    def psnr(self) -> float:
+        """Mean of `psnr_bands`."""
+        return band_mean(self.psnr_bands)
+
+    @property
+    def psnr_global(self) -> float:
+        """10 log10(peak^2 / MSE) with one peak and one MSE for all bands: up to 15 dB above `psnr`."""
+        if not self.count:
+            return math.nan
+        return float(10 * torch.log10(positive(self.peak.max()) ** 2 / self.mse.mean()))
+
+    def ergas(self, ratio: float) -> float:
+        """ERGAS (Wald 2000); bands whose mean is not positive are left out."""
+        return 100 / ratio * math.sqrt(band_mean((self.rmse / positive(self.mean_truth)) ** 2))
+
+
+def moments(estimate: Tensor, truth: Tensor, mask: Tensor | None = None, border: int = 0) -> Moments:
+    """All that the pixel-wise indices need, in one pass over the bands."""
+    keep = valid(truth, mask, border)
+    count = int(keep.sum())
+    columns: list[Tensor] = []
+    for e, t in zip(estimate, truth, strict=True):  # a band at a time: float64 copies stay small
+        a, b = e[keep].double(), t[keep].double()
+        if not count:
+            columns.append(a.new_full((7,), math.nan))
+            continue
+        ma, mb = a.mean(), b.mean()
+        a0, b0 = a - ma, b - mb
+        mse = ((a - b) ** 2).mean()
+        columns.append(
+            torch.stack([ma, mb, (a0 * a0).mean(), (b0 * b0).mean(), (a0 * b0).mean(), mse, b.max()])
+        )
+    return Moments(count, *torch.stack(columns, 1))
+
+
+def psnr(estimate: Tensor, truth: Tensor, mask: Tensor | None = None, border: int = 0) -> float:
+    """Mean over bands of the peak signal-to-noise ratio in dB, each band against its own peak."""
+    return moments(estimate, truth, mask, border).psnr
+
+
+def psnr_global(estimate: Tensor, truth: Tensor, mask: Tensor | None = None, border: int = 0) -> float:
+    """Peak signal-to-noise ratio in dB with one peak and one MSE for the whole cube."""
+    return moments(estimate, truth, mask, border).psnr_global
+
+
+def rmse(estimate: Tensor, truth: Tensor, mask: Tensor | None = None, border: int = 0) -> Tensor:
+    """Root mean square error of each band, (bands,)."""
+    return moments(estimate, truth, mask, border).rmse
+
+
+def bias(estimate: Tensor, truth: Tensor, mask: Tensor | None = None, border: int = 0) -> Tensor:
+    """Mean of estimate minus truth of each band, (bands,)."""
+    return moments(estimate, truth, mask, border).bias
+
+
+def correlation(estimate: Tensor, truth: Tensor, mask: Tensor | None = None, border: int = 0) -> Tensor:
+    """Pearson's correlation coefficient of each band, (bands,)."""
+    return moments(estimate, truth, mask, border).correlation
+
+
+def ergas(
+    estimate: Tensor, truth: Tensor, ratio: float, mask: Tensor | None = None, border: int = 0
+) -> float:
+    """Relative dimensionless global error (Wald 2000), 100 / ratio in front."""
+    return moments(estimate, truth, mask, border).ergas(ratio)
+
+
+@dataclass(frozen=True)
+class Angles:
+    """Spectral angles in degrees: the map (H, W), NaN where there is none, and its figures."""
+
+    map: Tensor
+    mean: float
+    median: float
+    p95: float
+
+
+def sam_deg(estimate: Tensor, truth: Tensor, mask: Tensor | None = None, border: int = 0) -> Angles:
+    """Spectral angle between both spectra of each pixel.
+
+    As 2 atan2(|u - v|, |u + v|) of the unit vectors: arccos of a dot product loses all digits near 0
+    (Kahan). Spectra of length zero have no angle.
+    """
+    angle = torch.full(truth.shape[1:], math.nan, dtype=torch.float64, device=truth.device)
+    for row in range(truth.shape[1]):  # row by row: no float64 copy of the cube
+        u, v = estimate[:, row].double(), truth[:, row].double()  # (n, W)
+        nu, nv = u.norm(dim=0), v.norm(dim=0)
+        u, v = u / positive(nu), v / positive(nv)
+        angle[row] = torch.rad2deg(2 * torch.atan2((u - v).norm(dim=0), (u + v).norm(dim=0)))
+    angle[~valid(truth, mask, border)] = math.nan
+    found = angle[angle.isfinite()]
+    if not found.numel():
+        return Angles(angle, math.nan, math.nan, math.nan)
+    ordered = found.sort().values
+    return Angles(angle, float(found.mean()), _quantile(ordered, 0.5), _quantile(ordered, 0.95))
+
+
+def high_pass_correlation(
+    estimate: Tensor, truth: Tensor, sigma: float, mask: Tensor | None = None, border: int = 0
+) -> Tensor:
+    """Correlation of the high-passes of each band, (bands,)."""
+    return correlation(high_pass(estimate, sigma, mask), high_pass(truth, sigma, mask), mask, border)
+
+
+def _quantile(ordered: Tensor, q: float) -> float:
+    """Linear quantile of sorted values (torch.quantile refuses more than 2^24 of them)."""
+    position = q * (ordered.numel() - 1)
+    low = int(position)
+    high = min(low + 1, ordered.numel() - 1)
+    return float(ordered[low] + (position - low) * (ordered[high] - ordered[low]))

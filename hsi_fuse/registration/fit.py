@@ -1,0 +1,370 @@
+"""Refine a mapping by the data term itself: robust Gauss-Newton over a polynomial and a smooth field.
+
+For a trial mapping the best linear map from the HSI's subspace to what its sensor would see of the guide has
+a closed form (variable projection), so neither SRF nor contrast must be known. What is left over is linear in
+a small displacement; a Gaussian prior on the local field, whose amplitude and correlation length maximise the
+evidence (MacKay, Neural Computation 4, 1992), lets the data say how much local displacement there is: none,
+where a polynomial explains the pair.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from affine import Affine
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.linalg import cho_factor, cho_solve
+
+from hsi_fuse.errors import AlignmentError
+from hsi_fuse.registration.field import Splines
+from hsi_fuse.registration.robust import Weigh, robust_regression, tukey, unexplained
+from hsi_fuse.registration.warp import Observer, Seen
+
+Array = NDArray[np.float64]
+
+POLYNOMIALS = {
+    # rows: 1, x, y, x^2, x y, y^2 of the column's move, then of the row's; columns: free parameters
+    "translation": ((0,), (6,)),
+    "similarity": ((0,), (6,), (1, 8), (-2, 7)),
+    "affine": ((0,), (1,), (2,), (6,), (7,), (8,)),
+    "projective": ((0,), (1,), (2,), (6,), (7,), (8,), (3, 10), (4, 11)),
+}
+"""Free parameters as the monomials they move; a negative number moves its monomial the other way.
+
+The projective model is that of a homography to second order."""
+MONOMIALS = 6
+LENGTHS = (4.0, 6.0, 9.0, 13.0, 20.0, 30.0, 45.0, 70.0)
+"""Correlation lengths tried, HSI pixels."""
+AMPLITUDES = (0.005, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.8)
+"""Amplitudes tried, HSI pixels."""
+NODES_ALONG_SIDE = 22
+LEAST_SPACING = 2.0
+LONGEST_STEP = 1.5
+SETTLED = 0.004
+STRETCH = 0.03
+"""Rotation, scale and shear expected of a step from one base to the next."""
+ROUNDS_OF_LENGTH = 5
+
+
+@dataclass(frozen=True)
+class Displacement:
+    """A displacement of HSI coordinates: polynomial plus local field, HSI pixels.
+
+    Attributes
+    ----------
+    shape : (h, w)
+    polynomial : ndarray (2, MONOMIALS)
+        Of 1, x, y, x^2, x y, y^2; x and y run from -1 to 1 over the longer side.
+    splines : Splines or None
+    coefficients : ndarray (2, size)
+    """
+
+    shape: tuple[int, int]
+    polynomial: Array
+    splines: Splines | None = None
+    coefficients: Array | None = None
+
+    @classmethod
+    def none(cls, shape: tuple[int, int]) -> Displacement:
+        """No displacement of an image of (h, w) pixels."""
+        return cls(shape, np.zeros((2, MONOMIALS)))
+
+    def __call__(self, columns: Array, rows: Array) -> Array:
+        """On the crossings of columns (W,) and rows (H,): (2, H, W)."""
+        x, y = _normalised(columns, rows, self.shape)
+        x, y = np.meshgrid(x, y)
+        out: Array = np.tensordot(self.polynomial, _monomials(x, y), 1)
+        if self.splines is not None and self.coefficients is not None:
+            out = out + self.splines.on_grid(self.coefficients, columns, rows)
+        return out
+
+    @property
+    def affine(self) -> Affine:
+        """Identity plus the polynomial's first order, in HSI pixels."""
+        (height, width), scale = self.shape, max(self.shape) / 2
+        (tx, xx, xy), (ty, yx, yy) = self.polynomial[:, :3]
+        return (
+            Affine.translation(width / 2 + tx, height / 2 + ty)
+            * Affine(1 + xx / scale, xy / scale, 0, yx / scale, 1 + yy / scale, 0)
+            * Affine.translation(-width / 2, -height / 2)
+        )
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A mapping `base(place + shift(place))` and what is known of it.
+
+    Attributes
+    ----------
+    base : Affine
+        HSI pixel -> guide pixel.
+    shift : Displacement
+    covariance : ndarray (q, q)
+        Of the free parameters.
+    jacobian : ndarray (2 (MONOMIALS + size), q)
+        From free parameters to polynomial and spline coefficients.
+    left : float
+        Geometric mean over bands of the share of the guide's variance that stays unexplained.
+    amplitude, length : float
+        Of the local field, HSI pixels; 0 where there is none.
+    weight : ndarray (N,)
+        Robust weights of the pixels looked at.
+    residual : ndarray (m, N)
+        What stays unexplained there, in its own standard deviations.
+    """
+
+    base: Affine
+    shift: Displacement
+    covariance: Array
+    jacobian: Array
+    left: float
+    amplitude: float
+    length: float
+    weight: Array
+    residual: Array
+
+    def deviation(self, columns: Array, rows: Array) -> Array:
+        """Standard error of the place (root of both axes' variances) at scattered places (N,), HSI pixels."""
+        raw = _raw_basis(columns, rows, self.shift)
+        half = self.jacobian.shape[0] // 2
+        root = np.linalg.cholesky(self.covariance + 1e-15 * np.eye(len(self.covariance)))
+        spread = self.jacobian @ root
+        parts = [raw @ spread[axis * half : (axis + 1) * half] for axis in (0, 1)]
+        return np.asarray(np.sqrt(sum((part**2).sum(1) for part in parts)))
+
+
+def fit(
+    observer: Observer,
+    base: Affine,
+    model: str = "affine",
+    local: bool = False,
+    iterations: int = 15,
+    start: Displacement | None = None,
+    weigh: Weigh = tukey,
+    near: float = 0.0,
+) -> Fitted:
+    """Gauss-Newton from `base` (and `start`), until nothing moves.
+
+    Parameters
+    ----------
+    observer : Observer
+    base : Affine
+        HSI pixel -> guide pixel.
+    model : str
+        A key of `POLYNOMIALS`.
+    local : bool
+        Whether to fit a smooth local field too.
+    iterations : int
+    start : Displacement, optional
+    weigh : callable
+        Robust weights (N,) of residuals (m, N).
+    near : float
+        Correlation length of a field that fits such a pair, HSI pixels: few others are tried. 0: all are.
+
+    Raises
+    ------
+    AlignmentError
+        The mapping slid off the guide: too few HSI pixels are left under it.
+    """
+    shape = observer.pair.shape
+    splines = Splines.over(shape, max(LEAST_SPACING, max(shape) / NODES_ALONG_SIDE)) if local else None
+    shift = _started(shape, splines, start)
+    raw = _raw_basis(observer.columns, observer.rows, shift)
+    priors = _priors(model, shape, splines, near)
+    freedom = 0.0
+    for step in range(iterations):
+        seen = observer.see(base, shift)
+        linear = _linearise(observer, seen, raw, _parameters(shift), freedom, weigh)
+        answer = max((_solve(linear, prior) for prior in priors), key=lambda a: a.evidence)
+        if step >= ROUNDS_OF_LENGTH:
+            priors = [p for p in priors if p.length == answer.prior.length]
+        change = answer.raw - _parameters(shift)
+        move = float(np.abs(raw @ change.T).max())
+        new = _parameters(shift) + change * min(1.0, LONGEST_STEP / max(move, 1e-12))
+        shift = Displacement(shape, new[:, :MONOMIALS], splines, new[:, MONOMIALS:])
+        freedom = answer.freedom
+        if move < SETTLED:
+            break
+    return Fitted(
+        base, shift, answer.covariance, answer.prior.jacobian, linear.left,
+        answer.amplitude, answer.prior.length, linear.weight, linear.residual,
+    )  # fmt: skip
+
+
+def _normalised(columns: Array, rows: Array, shape: tuple[int, int]) -> tuple[Array, Array]:
+    """Coordinates about the image's centre, in halves of its longer side."""
+    scale = max(shape) / 2
+    return (columns - shape[1] / 2) / scale, (rows - shape[0] / 2) / scale
+
+
+def _monomials(x: Array, y: Array) -> Array:
+    return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y])
+
+
+def _raw_basis(columns: Array, rows: Array, like: Displacement) -> sparse.csr_matrix:
+    """Monomials and splines at scattered places: (N, MONOMIALS + size)."""
+    polynomial = sparse.csr_matrix(_monomials(*_normalised(columns, rows, like.shape)).T)
+    if like.splines is None:
+        return polynomial
+    return sparse.csr_matrix(sparse.hstack([polynomial, like.splines.at(columns, rows)]))
+
+
+def _started(shape: tuple[int, int], splines: Splines | None, start: Displacement | None) -> Displacement:
+    """The start as a displacement of this fit's own parameters."""
+    polynomial = np.zeros((2, MONOMIALS)) if start is None else start.polynomial
+    size = 0 if splines is None else splines.size
+    fits = start is not None and start.coefficients is not None and start.coefficients.shape[1] == size
+    coefficients = start.coefficients if start is not None and fits else np.zeros((2, size))
+    return Displacement(shape, polynomial, splines, coefficients)
+
+
+def _parameters(shift: Displacement) -> Array:
+    """(2, MONOMIALS + size)."""
+    return np.concatenate([shift.polynomial, shift.coefficients], 1)
+
+
+@dataclass(frozen=True)
+class _Prior:
+    """Free parameters, the local ones last and of unit variance before the amplitude.
+
+    Attributes
+    ----------
+    jacobian : ndarray (2 raw, q)
+    precision : ndarray
+        Of the polynomial's parameters.
+    local : int
+        How many of them belong to the field.
+    length : float
+    """
+
+    jacobian: Array
+    precision: Array
+    local: int
+    length: float
+
+
+def _priors(model: str, shape: tuple[int, int], splines: Splines | None, near: float) -> list[_Prior]:
+    """One for each correlation length that the splines can carry; only one without a field."""
+    moves = POLYNOMIALS[model]
+    size = 0 if splines is None else splines.size
+    half = MONOMIALS + size
+    polynomial = np.zeros((2 * half, len(moves)))
+    for free, entries in enumerate(moves):
+        for entry in entries:
+            axis, monomial = divmod(abs(entry), MONOMIALS)
+            polynomial[axis * half + monomial, free] = -1.0 if entry < 0 else 1.0
+    bends = np.array([abs(entries[0]) % MONOMIALS > 0 for entries in moves])
+    precision = bends / (STRETCH * max(shape) / 2) ** 2
+    if splines is None:
+        return [_Prior(polynomial, precision, 0, 0.0)]
+    lengths = [length for length in LENGTHS if length >= 1.5 * splines.spacing] or [1.5 * splines.spacing]
+    if near:
+        lengths = sorted(lengths, key=lambda length: abs(np.log(length / near)))[:2]
+    out = []
+    for length in lengths:
+        modes = splines.modes(length)
+        q = modes.shape[1]
+        jacobian = np.zeros((2 * half, len(moves) + 2 * q))
+        jacobian[:, : len(moves)] = polynomial
+        jacobian[MONOMIALS:half, len(moves) : len(moves) + q] = modes
+        jacobian[half + MONOMIALS :, len(moves) + q :] = modes
+        out.append(_Prior(jacobian, precision, 2 * q, length))
+    return out
+
+
+@dataclass(frozen=True)
+class _Linear:
+    """The data term about the present mapping, as a quadratic in the raw parameters (axis after axis).
+
+    It is `constant + 2 gradient . p + p . normal p`, in units of the residual's variance; the linear map from
+    HSI to guide is projected out.
+    """
+
+    constant: float
+    gradient: Array
+    normal: Array
+    left: float
+    weight: Array
+    residual: Array
+
+
+def _linearise(
+    observer: Observer,
+    seen: Seen,
+    raw: sparse.csr_matrix,
+    now: Array,
+    freedom: float,
+    weigh: Weigh,
+) -> _Linear:
+    weight, m = seen.support, len(seen.values)
+    if weight.sum() < 2 * len(observer.design):
+        raise AlignmentError("the mapping slid off the reference")
+    weight, residual, span = robust_regression(seen.values, observer.design, weight, weigh)
+    root = np.sqrt(weight)
+    count = weight.sum()
+    # what the displacement itself explains costs freedom too; never more than it has
+    spare = max(count - len(observer.design) - freedom / m, 0.2 * count)
+    sigma = np.maximum(np.sqrt((residual**2 * weight).sum(1) / spare), 1e-12)
+    slopes = seen.slopes / sigma[:, None]
+    moved = np.einsum("amn,an->mn", seen.slopes, (raw @ now.T).T)
+    rest = (seen.values - moved) / sigma[:, None] * root
+    rest = rest - (rest @ span) @ span.T
+    half = raw.shape[1]
+    gradient, normal = np.zeros(2 * half), np.zeros((2 * half, 2 * half))
+    blocks = [slice(0, half), slice(half, 2 * half)]
+    for a in (0, 1):
+        gradient[blocks[a]] = raw.T @ (slopes[a] * root * rest).sum(0)
+        for b in (a, 1):
+            inner = raw.T @ raw.multiply(((slopes[a] * slopes[b]).sum(0) * weight)[:, None])
+            normal[blocks[a], blocks[b]] = inner.toarray()
+    normal[blocks[1], blocks[0]] = normal[blocks[0], blocks[1]].T
+    for band in range(m):
+        cross = np.concatenate([raw.T @ ((slopes[a, band] * root)[:, None] * span) for a in (0, 1)])
+        normal -= cross @ cross.T
+    left = unexplained(seen.values, residual, seen.support)
+    return _Linear(float((rest**2).sum()), gradient, normal, left, weight, residual / sigma[:, None])
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """The best parameters under a prior, and how much the data speak for it."""
+
+    evidence: float
+    raw: Array
+    amplitude: float
+    prior: _Prior
+    factor: tuple[Array, bool]
+    normal: Array
+
+    @property
+    def covariance(self) -> Array:
+        """Of the free parameters."""
+        return np.asarray(cho_solve(self.factor, np.eye(len(self.normal))))
+
+    @property
+    def freedom(self) -> float:
+        """How many parameters the data determine."""
+        return float(np.trace(cho_solve(self.factor, self.normal)))
+
+
+def _solve(linear: _Linear, prior: _Prior) -> _Answer:
+    """Minimise the quadratic plus prior; the amplitude by evidence."""
+    jacobian = prior.jacobian
+    normal, gradient = jacobian.T @ linear.normal @ jacobian, jacobian.T @ linear.gradient
+    normal = (normal + normal.T) / 2
+    fixed = len(gradient) - prior.local
+    floor = 1e-9 * max(normal.trace() / len(normal), 1e-12)
+    answers = []
+    for amplitude in AMPLITUDES if prior.local else (0.0,):
+        precision = np.concatenate([prior.precision, np.zeros(prior.local)]) + floor
+        if prior.local:
+            precision[fixed:] = amplitude**-2
+        factor = cho_factor(normal + np.diag(precision + floor), lower=True)
+        free = -cho_solve(factor, gradient)
+        misfit = linear.constant + 2 * gradient @ free + free @ normal @ free + free @ (precision * free)
+        logs = np.log(factor[0].diagonal()).sum() - 0.5 * np.log(precision[fixed:]).sum()
+        raw = (jacobian @ free).reshape(2, -1)
+        answers.append(_Answer(float(-0.5 * misfit - logs), raw, amplitude, prior, factor, normal))
+    return max(answers, key=lambda a: a.evidence)

@@ -1,0 +1,188 @@
+"""Why a reference is refused, in words, figures and pictures of what was tried."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from affine import Affine
+from numpy.typing import NDArray
+
+from hsi_fuse.align import resample
+from hsi_fuse.errors import AlignmentError, RefusedError
+from hsi_fuse.physics import blur_down, mix_bands
+from hsi_fuse.planning import Plan
+from hsi_fuse.quality.assess import plain
+from hsi_fuse.raster import Raster
+from hsi_fuse.read import Guide
+from hsi_fuse.registration.figures import registration_figures
+from hsi_fuse.registration.joint import Registered
+from hsi_fuse.registration.register import RegisterOptions
+from hsi_fuse.registration.search import Range
+from hsi_fuse.report.pictures import Image, composite, rgb_bands, stretch_limits
+from hsi_fuse.sensors.sense import supported
+
+LONGEST = 640
+"""Largest side of a picture, pixels."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What a registration tried before its guide was refused.
+
+    Attributes
+    ----------
+    seen : ndarray (y, x, 3), uint8
+        The HSI as the guide's bands would see it; by wavelengths where no mapping was found.
+    guide : ndarray (y, x, 3), uint8
+        The guide where the best mapping puts it, or the search's start where none was found.
+    residual : ndarray (h, w) or None
+        What the HSI leaves unexplained of the guide, standard deviations of the guide; NaN where it shows
+        nothing. None where no mapping was found.
+    figures : mapping
+        Of the registration as far as it came, and of what was searched; JSON-ready.
+    """
+
+    seen: Image
+    guide: Image
+    residual: NDArray[np.float32] | None
+    figures: Mapping[str, Any]
+
+
+def improbable(
+    found: Registered,
+    hsi: Raster,
+    guide: Guide,
+    start: Affine,
+    planned: Plan,
+    options: RegisterOptions,
+    mirrored: bool = False,
+) -> RefusedError:
+    """The error for a mapping that was found but is too improbable.
+
+    Parameters
+    ----------
+    found : Registered
+    hsi : Raster
+    guide : Guide
+    start : Affine
+        HSI pixel -> guide pixel as `found` counts them, by the georeferencing.
+    planned : Plan
+    options : RegisterOptions
+    mirrored : bool
+        Whether the flipped guide shows the place.
+    """
+    figures = registration_figures(found, start, hsi.grid, planned.scale)
+    searched = _searched(hsi, guide, options)
+    x, y = figures["shift_px"]
+    message = (
+        f"{guide.path} does not seem to show the place of the HSI: the best match {_spelt(searched)} lies "
+        f"{x:.1f} columns and {y:.1f} rows (fine pixels) and {figures['rotation_deg']:.1f}° from the start, "
+        f"and its probability is {found.evidence.probability:.2g} (at least {options.least_probability:g} is "
+        f"asked for); {_advice(searched)}; --set align.least_probability=0 insists"
+    )
+    if mirrored:
+        message = _flip(guide)
+    sensor = found.sensed.sensor
+    values = torch.from_numpy(hsi.values[hsi.good_bands]).to(sensor.srf)
+    seen = mix_bands(values, sensor.srf) + sensor.offset[:, None, None]  # (m, h, w)
+    fine, fine_weight = (torch.from_numpy(each).to(sensor.psf) for each in (found.guide, found.guide_weight))
+    weight = torch.from_numpy(hsi.valid).to(sensor.psf)
+    inside = supported(fine_weight, weight, sensor.psf, sensor.ratio)
+    low = blur_down(fine, sensor.psf, sensor.ratio)
+    spread = low[:, inside].std(1).clamp_min(1e-30)[:, None, None]
+    residual = (((low - seen) / spread) ** 2).mean(0).sqrt()
+    bands = _shown(len(found.guide), None)
+    attempt = Attempt(
+        _picture(seen.cpu().numpy()[bands], hsi.valid),
+        _picture(found.guide[bands], found.guide_weight > 0),
+        torch.where(inside, residual, torch.nan).cpu().numpy(),
+        plain(figures | {"searched": asdict(searched)}),
+    )
+    return RefusedError(message, attempt)
+
+
+def not_found(
+    error: AlignmentError,
+    hsi: Raster,
+    guide: Guide,
+    window: Raster,
+    start: Affine,
+    planned: Plan,
+    options: RegisterOptions,
+    mirrored: bool = False,
+) -> RefusedError:
+    """The error for a search that came to nothing.
+
+    Parameters
+    ----------
+    error : AlignmentError
+        What ended it.
+    window : Raster
+        The guide's pixels that were searched.
+    start : Affine
+        HSI pixel -> pixel of the window, by the georeferencing.
+
+    The others are those of `improbable`.
+    """
+    searched = _searched(hsi, guide, options)
+    message = (
+        f"{guide.path} does not seem to show the place of the HSI: {error} ({_spelt(searched)}); "
+        f"{_advice(searched)}"
+    )
+    if mirrored:
+        message = _flip(guide)
+    wavelengths = None if hsi.wavelengths_nm is None else hsi.wavelengths_nm[hsi.good_bands].tolist()
+    values = hsi.values[hsi.good_bands]
+    step = _step(planned.target.shape)
+    shape = (planned.target.height // step, planned.target.width // step)
+    placed, weight = resample(window, start * Affine.scale(step / planned.scale), planned.displacement, shape)
+    attempt = Attempt(
+        _picture(values[list(rgb_bands(len(values), wavelengths))], hsi.valid),
+        _picture(placed[_shown(len(placed), window.wavelengths_nm)], weight > 0),
+        None,
+        plain({"probability": None, "searched": asdict(searched)}),
+    )
+    return RefusedError(message, attempt)
+
+
+def _flip(guide: Guide) -> str:
+    return f"{guide.path} shows the place of the HSI, but mirrored: flip it from left to right and run again"
+
+
+def _searched(hsi: Raster, guide: Guide, options: RegisterOptions) -> Range:
+    return options.range(hsi.grid.georeferenced and guide.grid.georeferenced)
+
+
+def _spelt(searched: Range) -> str:
+    if searched.shift_hsi_px is None:
+        return f"at any place and rotation with an overlap of at least {100 * searched.least_overlap:.0f} %"
+    return f"within {searched.shift_hsi_px:g} HSI pixels and {searched.degrees:g}° of the georeferencing"
+
+
+def _advice(searched: Range) -> str:
+    wider = "widen align.search_hsi_px"
+    if searched.shift_hsi_px is None:
+        wider = "widen align.free_scale or lower align.free_overlap"
+    return f"check that both show one place, and their dates, or {wider}"
+
+
+def _shown(count: int, wavelengths_nm: NDArray[np.float64] | None) -> list[int]:
+    """The guide's bands as red, green and blue: by wavelength, else the first three as they come."""
+    if count < 3:
+        return [0, 0, 0]
+    return [0, 1, 2] if wavelengths_nm is None else list(rgb_bands(count, wavelengths_nm.tolist()))
+
+
+def _step(shape: tuple[int, int]) -> int:
+    return max(1, -(-max(shape) // LONGEST))
+
+
+def _picture(values: NDArray[np.float32], valid: NDArray[np.bool_]) -> Image:
+    """Three bands (3, H, W), each in its own stretch; thinned out where large."""
+    step = _step(valid.shape)
+    values, valid = values[:, ::step, ::step], valid[::step, ::step]
+    return composite(values, stretch_limits(values, valid), valid)

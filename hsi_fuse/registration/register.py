@@ -1,0 +1,192 @@
+"""Find where the HSI's pixels lie in the guide: search, then refinement from coarse to fine.
+
+Coordinates: HSI pixels and guide pixels, (column, row), corner-based (a pixel's centre is at +0.5).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from affine import Affine
+
+from hsi_fuse.errors import AlignmentError
+from hsi_fuse.physics import gaussian_psf
+from hsi_fuse.registration.fit import POLYNOMIALS, Fitted, fit
+from hsi_fuse.registration.robust import information, robust_regression, student
+from hsi_fuse.registration.search import Range, search
+from hsi_fuse.registration.warp import Observer, Pair
+
+CANDIDATES = 8
+POOLED_SIDE = 40
+"""Candidates are compared on an HSI pooled to at most so many pixels a side."""
+TRIAL_RATIO = 4
+WELL_SAID = 1.5
+"""A score that leaves no doubt, nats: that of Gaussian errors of a twentieth of the variance."""
+CLIP = 4.0
+"""Robust standard deviations from a band's median to what is unusual."""
+BLURS = (2.0, 1.0)
+"""FWHM of the blur, (pooled) HSI pixels: while the mapping may be a pixel off, and then.
+
+At the wider blur a wrong place can explain as much as the right one; at the narrower it cannot."""
+MODELS = (*POLYNOMIALS, "none")
+
+
+@dataclass(frozen=True)
+class RegisterOptions:
+    """How the mapping is searched.
+
+    Attributes
+    ----------
+    search_hsi_px : float
+        Largest shift tried to each side of the place that the georeferencing claims, HSI pixels.
+    search_deg, search_scale : float
+        Largest rotation to each side, and magnification either way, tried about the georeferencing.
+    free_scale : float
+        Largest magnification either way that is tried where there is no georeferencing; rotation and shift
+        are then free.
+    free_overlap, least_overlap : float
+        Fraction of the HSI's valid pixels that must lie under the guide, without and with georeferencing.
+    model : str
+        "affine", "projective", "similarity", "translation", or "none" (trust the start).
+    local : bool
+        Whether a smooth local displacement may follow, where the data ask for it.
+    least_probability : float
+        Of the guide showing this place (see `Evidence.probability`); below, it is refused. 0 insists.
+    iterations : int
+        Gauss-Newton steps for each level.
+    tie_block_hsi_px : int
+        Side of the blocks whose own shift is the tie point.
+    """
+
+    search_hsi_px: float = 12.0
+    search_deg: float = 10.0
+    search_scale: float = 1.05
+    free_scale: float = 2.0
+    free_overlap: float = 0.4
+    least_overlap: float = 0.05
+    model: str = "affine"
+    local: bool = True
+    least_probability: float = 0.7
+    iterations: int = 20
+    tie_block_hsi_px: int = 16
+
+    def __post_init__(self) -> None:
+        if self.model not in MODELS:
+            raise AlignmentError(f"align.model is {self.model!r}: choose one of {', '.join(MODELS)}")
+
+    def reach_hsi_px(self, shape: tuple[int, int]) -> float:
+        """How far beyond an HSI of (h, w) pixels the guide may be looked at, HSI pixels."""
+        turn = float(np.sin(np.radians(min(self.search_deg, 90)))) + self.search_scale - 1
+        return self.search_hsi_px + 6 + turn * max(shape) / 2
+
+    def range(self, georeferenced: bool) -> Range:
+        """What the search covers."""
+        shift = self.search_hsi_px if georeferenced else None
+        overlap = self.least_overlap if georeferenced else self.free_overlap
+        if self.model == "translation":
+            return Range(shift, 0.0, 1.0, overlap)
+        if georeferenced:
+            return Range(shift, self.search_deg, self.search_scale, overlap)
+        return Range(shift, 180.0, self.free_scale, overlap)
+
+
+def locate(pair: Pair, options: RegisterOptions, georeferenced: bool) -> Affine:
+    """The affine that puts the HSI where it lies in the guide, to a fraction of an HSI pixel.
+
+    The search's best candidates are each refined on the pooled pair; the one that says most of the guide over
+    the largest overlap wins and is refined from coarse to fine. Where even that leaves much unexplained,
+    clouds may hide the right place from the search: candidates are sought also with the guide's unusual
+    values clipped.
+
+    Raises
+    ------
+    AlignmentError
+        No overlap within the range.
+    """
+    factor = max(-(-max(pair.shape) // POOLED_SIDE), 1)
+    judge = _observer(pair.pooled(factor), BLURS[-1])
+    trials = _trials(pair, factor, judge, options, georeferenced)
+    if max((t.score for t in trials), default=0.0) < WELL_SAID:
+        trials += _trials(_clipped(pair), factor, judge, options, georeferenced)
+    if not trials:
+        raise AlignmentError("too little of the HSI lies under the reference to align them")
+    base = max(trials, key=lambda t: t.score).mapping * Affine.scale(1 / factor)
+    while factor > 1:
+        factor = -(-factor // 2)
+        observer = _observer(pair.pooled(factor), BLURS[1])
+        fitted = fit(observer, base * Affine.scale(factor), options.model, iterations=8, weigh=student)
+        base = _as_affine(fitted) * Affine.scale(1 / factor)
+    return base
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A candidate after its own refinement.
+
+    Attributes
+    ----------
+    score : float
+        What it says of the guide, nats for each (pooled) pixel and band of the HSI.
+    mapping : Affine
+        Pooled HSI pixel -> guide pixel.
+    """
+
+    score: float
+    mapping: Affine
+
+
+def _trials(
+    pair: Pair, factor: int, judge: Observer, options: RegisterOptions, georeferenced: bool
+) -> list[_Trial]:
+    """The search's candidates, refined one by one on the pooled pair and at last on the pair that judges."""
+    coarse, out = pair.pooled(factor), []
+    levels = [_observer(coarse, fwhm) for fwhm in BLURS]
+    for candidate in search(pair, options.range(georeferenced), CANDIDATES):
+        try:
+            out.append(_refined(levels, judge, candidate.mapping * Affine.scale(factor), options.model))
+        except AlignmentError:
+            continue
+    return out
+
+
+def _clipped(pair: Pair) -> Pair:
+    """The pair with each guide band's values clipped to what is usual there."""
+    valid = pair.guide_weight > 0
+    bands = []
+    for band in pair.guide:
+        centre = band[valid].median()
+        reach = CLIP * 1.4826 * (band[valid] - centre).abs().median()
+        bands.append(band.clamp(centre - reach, centre + reach) if reach > 0 else band)
+    return replace(pair, guide=torch.stack(bands))
+
+
+def _observer(pair: Pair, fwhm_px: float) -> Observer:
+    return Observer(pair, gaussian_psf(TRIAL_RATIO, fwhm_px * TRIAL_RATIO), TRIAL_RATIO)
+
+
+def _as_affine(fitted: Fitted) -> Affine:
+    return fitted.base * fitted.shift.affine
+
+
+def _refined(levels: list[Observer], judge: Observer, base: Affine, model: str) -> _Trial:
+    """A trial mapping, refined by itself; the freest model only where it says more."""
+    stiff = "translation" if model == "translation" else "similarity"
+    for observer in levels:
+        base = _step(observer, base, stiff)
+    near, free = (_judged(judge, _step(judge, base, m)) for m in (stiff, model))
+    return max(near, free, key=lambda t: t.score)
+
+
+def _step(observer: Observer, base: Affine, model: str) -> Affine:
+    return _as_affine(fit(observer, base, model, iterations=10, weigh=student))
+
+
+def _judged(judge: Observer, mapping: Affine) -> _Trial:
+    seen = judge.see(mapping)
+    _, residual, _ = robust_regression(seen.values, judge.design, seen.support, student)
+    count = max(float(seen.support.sum()), 1.0)
+    freedom = max(count - len(judge.design), 1.0) / count
+    says = information(seen.values, residual, seen.support) + 0.5 * float(np.log(freedom))
+    return _Trial(says * count / len(judge.rows), mapping)

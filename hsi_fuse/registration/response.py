@@ -1,0 +1,211 @@
+"""The guide's radiometric response: is it linear in what the HSI sees, and if not, which curve makes it so?
+
+Cameras compress (gamma), processing stretches and inverts; the forward model is linear. For each guide band
+the black level and exponent are sought whose power law, blurred to the HSI's resolution, the HSI explains
+best; the exponent is one for all bands. The curves are used only where they leave clearly less unexplained
+than straight lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from affine import Affine
+from numpy.typing import NDArray
+from scipy.optimize import nnls
+from torch import Tensor
+
+from hsi_fuse.errors import AlignmentError
+from hsi_fuse.registration.fit import Displacement
+from hsi_fuse.registration.robust import robust_regression
+from hsi_fuse.registration.warp import Array, Observer, Pair
+
+EXPONENTS = tuple(np.exp(np.linspace(np.log(0.35), np.log(3.5), 25)).tolist())
+BLACK_LEVELS = (0.001, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.5)
+"""Below the darkest pixels, as a share of the band's range."""
+KNOTS = 24
+"""Of the piecewise linear functions by which curves are tried."""
+ROUNDS = 2
+CLEARLY_LESS = 0.85
+"""A curve must leave at most this share of what a straight line leaves unexplained."""
+WELL_EXPLAINED = 2e-4
+"""A pair that leaves less than this has no curve to look for."""
+CLEARLY_INVERTED = 0.5
+RANGE = (0.001, 0.999)
+"""Quantiles that are a band's range; a curve goes on straight beyond the upper one."""
+MOST_BANDS = 24
+MOST_PIXELS = 4000
+
+
+@dataclass(frozen=True)
+class Response:
+    """What makes a guide band linear in the scene: |span| x^exponent, x = (value - black) / span.
+
+    Attributes
+    ----------
+    black : float
+        The value of no light.
+    span : float
+        From there to the brightest pixels; negative where larger values are darker.
+    exponent : float
+    gain : float
+        Share of a straight line's unexplained variance that goes away.
+    """
+
+    black: float
+    span: float
+    exponent: float = 1.0
+    gain: float = 0.0
+
+    @property
+    def linear(self) -> bool:
+        """True where the band is used as it is."""
+        return self.exponent == 1.0 and self.span > 0
+
+    def __call__(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The linearised band."""
+        return values if self.linear else self.bent(values.astype(np.float64)).astype(np.float32)
+
+    def bent(self, values: Array) -> Array:
+        """The power law, straight beyond the brightest pixels."""
+        x = (values - self.black) / self.span
+        bent = np.clip(x, 0, 1) ** self.exponent + self.exponent * np.maximum(x - 1, 0)
+        return np.asarray(abs(self.span) * bent)
+
+
+def fit_responses(
+    pair: Pair, base: Affine, shift: Displacement | None, observer: Observer, spectra: NDArray[np.float32]
+) -> Sequence[Response]:
+    """One response for each guide band.
+
+    Parameters
+    ----------
+    pair : Pair
+    base, shift
+        The mapping.
+    observer : Observer
+        How the pair is looked at.
+    spectra : ndarray (n, h, w)
+        The HSI.
+    """
+    there = spectra[:, observer.rows.astype(int), observer.columns.astype(int)].astype(np.float64)
+    strips = observer.warped(base, shift)
+    support = (observer.blurred([strip[-1:] for strip in strips])[0] > 0.98).astype(np.float64)
+    if support.sum() < 2 * len(observer.design):
+        raise AlignmentError("the mapping slid off the reference")
+    valid = (pair.guide_weight > 0).cpu().numpy()
+    bands = []
+    for index, native in enumerate(pair.guide.cpu().numpy()):
+        low, high = (float(q) for q in np.quantile(native[valid], RANGE))
+        bands.append(_Band([s[index] for s in strips], (low, high), observer, support, there))
+    straight = np.array([band.left(band.line) for band in bands])
+    if straight.max() < WELL_EXPLAINED:
+        return [band.response(band.line) for band in bands]
+    curves = [band.line for band in bands]
+    for _ in range(ROUNDS):
+        # one camera, one exponent: bands share it, and what each of them has to say of it
+        tried = [[band.best(exponent) for band in bands] for exponent in EXPONENTS]
+        costs = [sum(np.log(b.left(c)) for b, c in zip(bands, row, strict=True)) for row in tried]
+        curves = tried[int(np.argmin(costs))]
+        for band, curve in zip(bands, curves, strict=True):
+            band.reweigh(curve)
+    gains = [1 - b.left(c) / b.left(b.line) for b, c in zip(bands, curves, strict=True)]
+    if np.log1p(-np.array(gains)).mean() > np.log(CLEARLY_LESS):
+        return [band.response(band.line) for band in bands]
+    return [band.response(c, gain) for band, c, gain in zip(bands, curves, gains, strict=True)]
+
+
+class _Band:
+    """One guide band under a mapping: its range, its sign, and how well a curve serves.
+
+    A curve is (exponent, black level as a share of the range).
+    """
+
+    line = (1.0, 0.0)
+
+    def __init__(
+        self,
+        strips: list[Tensor],
+        limits: tuple[float, float],
+        observer: Observer,
+        support: Array,
+        spectra: Array,
+    ) -> None:
+        """`strips`: the warped band, (rows, columns) each; `spectra` (n, N)."""
+        self.low, high = limits
+        self.span = max(high - self.low, 1e-30)
+        self.design, self.support = observer.design, support
+        hats = [_hats((s - self.low) / self.span) for s in strips]
+        self.hats = observer.blurred(hats)  # what the HSI sees of each, (KNOTS, N)
+        self.knots = np.linspace(0, 1, KNOTS)
+        self.weight = support
+        self.inverted = False
+        self.reweigh(self.line)
+        self.inverted = _inverted(self.knots @ self.hats, spectra, self.weight)
+
+    def reweigh(self, curve: tuple[float, float]) -> None:
+        """Robust weights of the residuals under a curve."""
+        values = self._bent(curve)[None] @ self.hats
+        self.weight, _, span = robust_regression(values, self.design, self.support)
+        root = np.sqrt(self.weight)
+        seen = self.hats * root
+        mean = (seen @ root) / max(float(self.weight.sum()), 1e-30)
+        rest, varied = seen - (seen @ span) @ span.T, seen - mean[:, None] * root
+        self.rest, self.varied = rest @ rest.T, varied @ varied.T
+
+    def response(self, curve: tuple[float, float], gain: float = 0.0) -> Response:
+        """The power law whose black lies a share of the range under the darkest pixels."""
+        exponent, below = curve
+        span, high = self.span * (1 + below), self.low + self.span
+        if self.inverted:
+            return Response(self.low + span, -span, exponent, float(gain))
+        return Response(high - span, span, exponent, float(gain))
+
+    def best(self, exponent: float) -> tuple[float, float]:
+        """The curve of an exponent that leaves least."""
+        return min(((exponent, below) for below in BLACK_LEVELS), key=self.left)
+
+    def left(self, curve: tuple[float, float]) -> float:
+        """Share of the variance that stays unexplained."""
+        c = self._bent(curve)
+        rest, varied = float(c @ self.rest @ c), float(c @ self.varied @ c)
+        return max(rest / max(varied, 1e-30), 1e-12)
+
+    def _bent(self, curve: tuple[float, float]) -> Array:
+        """The curve at the knots."""
+        response = self.response(curve)
+        values = self.low + self.span * self.knots
+        return np.asarray(response.bent(values))
+
+
+def _hats(shares: Tensor) -> Tensor:
+    """Piecewise linear functions that add up to what they are weighted with: (H, W) -> (KNOTS, H, W)."""
+    at = shares * (KNOTS - 1)
+    first = at.floor().clamp(0, KNOTS - 2)
+    part = (at - first)[None]
+    index = first.long()[None]
+    out = torch.zeros(KNOTS, *shares.shape, dtype=shares.dtype, device=shares.device)
+    return out.scatter_(0, index, 1 - part).scatter_(0, index + 1, part)
+
+
+def _inverted(values: Array, spectra: Array, weight: Array) -> bool:
+    """Whether the band is clearly a non-negative mixture of the HSI's bands only when turned around."""
+    thin = slice(None, None, max(len(values) // MOST_PIXELS, 1))
+    some = np.array_split(np.arange(len(spectra)), min(MOST_BANDS, len(spectra)))
+    mixed = np.stack([spectra[group].mean(0) for group in some])[:, thin]
+    root, y = np.sqrt(weight[thin]), values[thin]
+    total = max(float((root**2).sum()), 1e-30)
+    mixed = (mixed - (mixed @ root**2)[:, None] / total) * root
+    y = (y - float(y @ root**2) / total) * root
+    scale = np.maximum(np.sqrt((mixed**2).mean()), 1e-30)
+    up, down = (nnls((mixed / scale).T, s * y)[1] ** 2 for s in (1.0, -1.0))
+    return bool(down < CLEARLY_INVERTED * up)
+
+
+def linearised(pair: Pair, responses: Sequence[Response]) -> Pair:
+    """The pair with its guide made linear."""
+    guide = [r(b.cpu().numpy()) for r, b in zip(responses, pair.guide, strict=True)]
+    return replace(pair, guide=torch.from_numpy(np.stack(guide)).to(pair.guide))

@@ -1,0 +1,212 @@
+"""The quality report: one HTML file that opens offline and shows the numbers of `assess`, none of its own."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from numpy.typing import NDArray
+
+from hsi_fuse.align import Alignment
+from hsi_fuse.quality.assess import Quality, plain
+from hsi_fuse.registration.figures import response_in_words
+from hsi_fuse.registration.refusal import Attempt
+from hsi_fuse.report import plots
+from hsi_fuse.report.all_plots import report_plots
+from hsi_fuse.report.pictures import Pictures, composite, take_pictures
+from hsi_fuse.report.words import METHODS, REGISTRATION, band_names, figure_text, flat, grouped, middle
+
+__all__ = ["Pictures", "composite", "render", "render_refusal", "take_pictures"]
+
+LARGEST_PAGE = 4_800_000
+"""Characters."""
+HARDER = ((88, 1), (75, 1), (60, 1), (60, 2), (40, 4))
+"""JPEG quality and thinning of the views, tried in turn until a page is no larger than that."""
+
+
+def render(
+    quality: Quality,
+    pictures: Pictures,
+    *,
+    title: str,
+    provenance: Mapping[str, Any] | None = None,
+    alignment: Alignment | None = None,
+) -> str:
+    """The report as HTML text.
+
+    Nothing in it depends on the clock: what should be dated goes into `provenance`.
+
+    Parameters
+    ----------
+    quality : Quality
+        From `assess`.
+    pictures : Pictures
+        From `take_pictures`.
+    title : str
+        Usually the names of the two inputs.
+    provenance : mapping
+        Inputs, preset, versions, seed, times: shown as a table, nested mappings flattened.
+    alignment : Alignment
+        For the pictures of the registration.
+    """
+    figures = quality.figures
+    wavelengths = figures["scene"]["wavelengths_nm"]
+    page = _environment().get_template("report.html")
+    told = {
+        "title": title,
+        "q": figures,
+        "groups": grouped(figures["verdict"]["lights"]),
+        "methods": METHODS,
+        "zooms": _zooms(pictures),
+        "marks": _marks(pictures),
+        "plots": report_plots(quality, pictures, alignment),
+        "pixels": _packed(pictures, wavelengths),
+        "registration": flat(figures["registration"], without=("guide_response",), labels=REGISTRATION),
+        "response": response_in_words(figures["registration"].get("guide_response", [])),
+        "stages": [_stage(i, stage) for i, stage in enumerate(figures["stages"])],
+        "provenance": flat(plain(provenance or {})),
+    }
+    for quality_of_jpeg, thin in HARDER:
+        text = page.render(**told, views=_views(pictures, wavelengths, quality_of_jpeg, thin))
+        if len(text) < LARGEST_PAGE:
+            break
+    return text
+
+
+def _views(
+    pictures: Pictures, wavelengths_nm: Sequence[float] | None, quality: int, thin: int
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": v.name,
+            "bands": band_names(v.bands, wavelengths_nm),
+            "before": plots.picture_uri(v.before[::thin, ::thin].copy(), quality=quality),
+            "after": plots.picture_uri(v.after[::thin, ::thin].copy(), quality=quality),
+            "width": v.before.shape[1],
+        }
+        for v in pictures.views
+    ]
+
+
+def _zooms(pictures: Pictures) -> list[dict[str, Any]]:
+    height, width = pictures.size
+    return [
+        {
+            "name": zoom.name,
+            "row": zoom.row,
+            "column": zoom.column,
+            "size": zoom.size,
+            "box": _percent(zoom.column / width, zoom.row / height, zoom.size / width, zoom.size / height),
+            "images": [
+                (label, plots.picture_uri(image, exact=True))
+                for label, image in (
+                    ("interpolation", zoom.before),
+                    ("product", zoom.after),
+                    ("reference", zoom.reference),
+                )
+            ],
+        }
+        for zoom in pictures.zooms
+    ]
+
+
+def _marks(pictures: Pictures) -> list[dict[str, Any]]:
+    height, width = pictures.size
+    return [
+        {"name": s.name, "at": _percent((s.column + 0.5) / width, (s.row + 0.5) / height)}
+        for s in pictures.spectra
+    ]
+
+
+def _stage(number: int, stage: Mapping[str, Any]) -> dict[str, Any]:
+    history = stage.get("history") or []
+    return {
+        "name": stage.get("name", number + 1),
+        "kept": stage.get("kept"),
+        "rows": flat(stage, without=("name", "kept", "history")),
+        "training": plots.history_plot(history) if len(history) > 1 else None,
+    }
+
+
+def _packed(pictures: Pictures, wavelengths_nm: Sequence[float] | None) -> dict[str, Any]:
+    """The spectra that can be picked, for the page's script: little-endian uint16 from `low` to `high`."""
+    grid, (height, width) = pictures.grid, pictures.size
+    bands = grid.after.shape[1]
+    axis = np.arange(1, bands + 1, dtype=float) if wavelengths_nm is None else np.asarray(wavelengths_nm)
+    order = np.argsort(axis, kind="stable")
+    spectra = [s for s in (grid.before, grid.after, grid.sigma) if s is not None and s.size]
+    low, high = (
+        min((float(s.min()) for s in spectra), default=0.0),
+        max((float(s.max()) for s in spectra), default=1.0),
+    )
+    low = min(low, 0.0)
+    scale = 65535 / max(high - low, 1e-30)
+
+    def pack(values: NDArray[np.float32] | None) -> str | None:
+        if values is None:
+            return None
+        stored = np.rint((values.astype(float) - low) * scale).clip(0, 65535).astype("<u2")
+        return base64.b64encode(stored.tobytes()).decode("ascii")
+
+    gaps = np.diff(axis[order])
+    return plain(
+        {
+            "x": [round(float(v), 2) for v in axis],
+            "order": order,
+            "gap": 4 * float(np.median(gaps)) if gaps.size else 0.0,
+            "axis": "band" if wavelengths_nm is None else "wavelength (nm)",
+            "rows": grid.rows,
+            "columns": grid.columns,
+            "height": height,
+            "width": width,
+            "low": low,
+            "high": max(high, low + 1e-30),
+            "before": pack(grid.before),
+            "after": pack(grid.after),
+            "sigma": pack(grid.sigma),
+        }
+    )
+
+
+def render_refusal(attempt: Attempt, message: str, *, title: str) -> str:
+    """The page of a refused reference as HTML text.
+
+    Parameters
+    ----------
+    attempt : Attempt
+    message : str
+        Of the error.
+    title : str
+        The name of the output that does not exist now.
+    """
+    page = _environment().get_template("refusal.html")
+    figures = attempt.figures
+    residual = attempt.residual
+    return page.render(
+        title=title,
+        message=message,
+        seen=plots.picture_uri(attempt.seen, exact=True),
+        guide=plots.picture_uri(attempt.guide),
+        residual=None if residual is None else plots.map_plot(residual, "standard deviations", 1.5),
+        figures=flat(figures, without=("guide_response",), labels=REGISTRATION),
+    )
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("hsi_fuse.report", "."),
+        autoescape=select_autoescape(default=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["figure"] = figure_text
+    environment.filters["middle"] = middle
+    return environment
+
+
+def _percent(*shares: float) -> list[str]:
+    return [f"{100 * share:.3f}%" for share in shares]

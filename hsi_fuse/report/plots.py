@@ -1,0 +1,315 @@
+"""The plots of the report as PNG data URIs, each for light and for dark pages.
+
+Colours are Okabe and Ito's, which the colour-blind tell apart; line styles repeat what colours say.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+
+from hsi_fuse.report.pictures import Image, Spectrum
+
+LIGHT = {
+    "ink": "#333333", "grid": "#dddddd", "product": "#0072B2", "plain": "#D55E00",
+    "cycle": ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"),
+}  # fmt: skip
+DARK = {
+    "ink": "#dddddd", "grid": "#444444", "product": "#56B4E9", "plain": "#E69F00",
+    "cycle": ("#56B4E9", "#E69F00", "#2BD4A5", "#E5A3C8", "#F0E442", "#A5D8FF", "#ffffff"),
+}  # fmt: skip
+STYLES = ("-", "--", "-.", ":")
+
+Theme = Mapping[str, Any]
+Plot = Mapping[str, str]  # {"light": data URI, "dark": data URI, "width": pixels on the page}
+Arrows = tuple[str, NDArray[Any], NDArray[Any]]  # name; places and moves (2, N), columns and rows
+
+
+def both(draw: Callable[[Figure, Theme], None], width: float, height: float) -> Plot:
+    """Draw once for each theme; width and height in inches of 100 page pixels, drawn half as fine again."""
+    plots = {"width": f"{100 * width:.0f}"}
+    laid_out: Figure | None = None
+    for name, theme in (("light", LIGHT), ("dark", DARK)):
+        figure = Figure(figsize=(width, height), layout="constrained" if laid_out is None else None)
+        FigureCanvasAgg(figure)
+        draw(figure, theme)
+        for axes in figure.axes:
+            _paint(axes, theme)
+        if laid_out is not None:  # the layout takes as long as the drawing, and is the same
+            for axes, place in zip(figure.axes, laid_out.axes, strict=True):
+                axes.set_position(place.get_position(original=True))
+        laid_out = figure
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=150, transparent=True, metadata={"Software": None})
+        plots[name] = _uri("png", buffer.getvalue())
+    return plots
+
+
+def picture_uri(image: Image, *, exact: bool = False, quality: int = 88) -> str:
+    """An (H, W, 3) picture as data URI: JPEG, or PNG where pixels are looked at."""
+    buffer = io.BytesIO()
+    if exact:
+        Pillow.fromarray(image).save(buffer, "PNG", optimize=True)
+    else:
+        Pillow.fromarray(image).save(buffer, "JPEG", quality=quality)
+    return _uri("png" if exact else "jpeg", buffer.getvalue())
+
+
+def spectra_plot(spectra: Sequence[Spectrum], wavelengths_nm: Sequence[float] | None) -> Plot:
+    """One panel a pixel: interpolation dashed, product solid, two deviations around it where known."""
+
+    def draw(figure: Figure, theme: Theme) -> None:
+        panels = figure.subplots(1, len(spectra), squeeze=False, sharey=True)[0]
+        for axes, spectrum in zip(panels, spectra, strict=True):
+            for values, name, key, style in (
+                (spectrum.before, "interpolation", "plain", "--"),
+                (spectrum.after, "product", "product", "-"),
+            ):
+                axes.plot(
+                    *_by_wavelength(wavelengths_nm, values), style, color=theme[key], lw=1.3, label=name
+                )
+            if spectrum.sigma is not None:
+                low, high = (spectrum.after + sign * 2 * spectrum.sigma for sign in (-1, 1))
+                x, low = _by_wavelength(wavelengths_nm, low)
+                band = axes.fill_between(x, low, _by_wavelength(wavelengths_nm, high)[1], lw=0, alpha=0.25)
+                band.set_color(theme["product"])
+            axes.set_title(f"{spectrum.name}: row {spectrum.row}, column {spectrum.column}", fontsize=9)
+            axes.set_xlabel(_axis_name(wavelengths_nm))
+        panels[0].legend(fontsize=8, frameon=False, labelcolor=theme["ink"])
+        panels[0].set_ylabel("value")
+
+    return both(draw, 2.6 * max(len(spectra), 1), 2.5)
+
+
+def srf_plot(
+    srf: Sequence[Sequence[float]],
+    wavelengths_nm: Sequence[float] | None,
+    nominal: Sequence[Sequence[float]] = (),
+) -> Plot:
+    """The learned spectral responses, each divided by its peak; nominal ones, where known, thin."""
+
+    def draw(figure: Figure, theme: Theme) -> None:
+        axes = figure.subplots()
+        for i, row in enumerate(np.asarray(srf, float)):
+            x, y = _by_wavelength(wavelengths_nm, row / max(row.max(), 1e-30))
+            colour, style = theme["cycle"][i % len(theme["cycle"])], STYLES[i // 2 % len(STYLES)]
+            axes.plot(x, y, style, color=colour, lw=1.5, label=f"band {i + 1}")
+            if i < len(nominal):
+                known = np.asarray(nominal[i], float)
+                x, y = _by_wavelength(wavelengths_nm, known / max(known.max(), 1e-30))
+                axes.plot(x, y, color=colour, lw=0.6, alpha=0.7)
+        shown = min(len(srf), 5)
+        figure.legend(
+            loc="outside upper center", fontsize=8, frameon=False, labelcolor=theme["ink"], ncols=shown
+        )
+        axes.set_xlabel(_axis_name(wavelengths_nm))
+        axes.set_ylabel("response / peak")
+
+    return both(draw, 5.2, 3.0)
+
+
+def psf_plot(psf: Sequence[Sequence[float]], ratio: int) -> Plot:
+    """The learned PSF with the outline of one HSI pixel."""
+
+    def draw(figure: Figure, theme: Theme) -> None:
+        axes = figure.subplots()
+        values = np.asarray(psf, float)
+        reach = values.shape[0] / 2
+        shown = axes.imshow(values, cmap="cividis", extent=(-reach, reach, reach, -reach))
+        edge = np.array([-1, 1, 1, -1, -1]) * ratio / 2
+        axes.plot(edge, np.roll(edge, 1)[[0, 1, 2, 3, 0]], color="white", lw=1.2, ls="--")
+        axes.set_xlabel("fine pixels (dashed: one input pixel)")
+        _colour_bar(figure, shown, axes, theme, "weight")
+
+    return both(draw, 3.6, 3.0)
+
+
+def map_plot(
+    values: NDArray[Any], label: str, top: float | None = None, pixels: str = "input pixels"
+) -> Plot:
+    """A map (h, w) from 0 to `top`, or to its own 98th percentile; nothing where it is NaN."""
+
+    def draw(figure: Figure, theme: Theme) -> None:
+        axes = figure.subplots()
+        found = values[np.isfinite(values)]
+        high = top if top is not None else float(np.percentile(found, 98)) if found.size else 1.0
+        shown = axes.imshow(values, cmap="cividis", vmin=0, vmax=max(high, 1e-6), interpolation="nearest")
+        axes.set_xlabel(f"{pixels} (columns)")
+        axes.set_ylabel("rows")
+        _colour_bar(figure, shown, axes, theme, label)
+
+    rows, columns = values.shape
+    return both(draw, 5.0, float(np.clip(5.0 * rows / columns, 2.0, 6.5)))
+
+
+def error_plot(values: NDArray[Any], label: str, pixels: str) -> Plot:
+    """A map (h, w) of errors of either sign, symmetric about 0; nothing where it is NaN."""
+
+    def draw(figure: Figure, theme: Theme) -> None:
+        axes = figure.subplots()
+        found = np.abs(values[np.isfinite(values)])
+        high = max(float(np.percentile(found, 98)) if found.size else 1.0, 1e-6)
+        shown = axes.imshow(values, cmap="PuOr_r", vmin=-high, vmax=high, interpolation="nearest")
+        axes.set_xlabel(f"{pixels} (columns)")
+        axes.set_ylabel("rows")
+        _colour_bar(figure, shown, axes, theme, label)
+
+    rows, columns = values.shape
+    return both(draw, 5.0, float(np.clip(5.0 * rows / columns, 2.0, 6.5)))
+
+
+def histogram_plot(panels: Sequence[tuple[str, NDArray[Any]]]) -> Plot:
+    """Histograms of maps side by side, up to their 0.5th and 99.5th percentile; the median is marked."""
+
+    def draw(figure: Figure, theme: Theme) -> None:
+        for axes, (label, values) in zip(
+            figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
+        ):
+            found = values[np.isfinite(values)]
+            if found.size:
+                low, high = np.percentile(found, (0.5, 99.5))
+                span = (low, high) if high > low else (low - 0.5, low + 0.5)
+                axes.hist(found, bins=60, range=span, color=theme["product"])
+                axes.axvline(float(np.median(found)), color=theme["plain"], ls="--", lw=1.3)
+            axes.set_xlabel(label)
+            axes.set_yticks([])
+
+    return both(draw, 3.4 * len(panels), 2.4)
+
+
+def history_plot(history: Sequence[Mapping[str, float]]) -> Plot:
+    """A training: what each check recorded, against the step, on a logarithmic scale where positive."""
+    names = [name for name in history[0] if name != "step"]
+
+    def draw(figure: Figure, theme: Theme) -> None:
+        axes = figure.subplots()
+        for i, name in enumerate(names):
+            steps = [entry["step"] for entry in history]
+            values = [entry.get(name, np.nan) for entry in history]
+            axes.plot(
+                steps, values, STYLES[i % len(STYLES)], color=theme["cycle"][i % len(theme["cycle"])],
+                lw=1.5, label=name.replace("_", " "),
+            )  # fmt: skip
+        if all(entry.get(name, 1) > 0 for entry in history for name in names):
+            axes.set_yscale("log")
+        axes.set_xlabel("step")
+        axes.legend(fontsize=8, frameon=False, labelcolor=theme["ink"])
+
+    return both(draw, 5.2, 2.8)
+
+
+def arrows_plot(panels: Sequence[Arrows], shape: tuple[int, int]) -> Plot:
+    """Moves at places of an image of (H, W) pixels: one or two panels, each with a scale of its own."""
+
+    def draw(figure: Figure, theme: Theme) -> None:
+        row = figure.subplots(1, len(panels), squeeze=False)[0]
+        colours = (theme["plain"], theme["product"])[-len(panels) :]
+        for axes, colour, (name, places, moves) in zip(row, colours, panels, strict=True):
+            unit = _round_length(float(np.quantile(np.hypot(*moves), 0.9)))
+            scale = unit / (0.1 * max(shape))
+            drawn = axes.quiver(
+                *places, *moves, color=colour, angles="xy", scale_units="xy", scale=scale, width=0.006
+            )
+            axes.quiverkey(
+                drawn, 0.88, 1.04, unit, f"{unit:g} px",
+                labelpos="W", labelcolor=theme["ink"], fontproperties={"size": 8},
+            )  # fmt: skip
+            axes.set_xlim(0, shape[1])
+            axes.set_ylim(shape[0], 0)
+            axes.set_aspect("equal")
+            axes.set_title(name, fontsize=9, loc="left", color=theme["ink"])
+            axes.set_xlabel("fine pixels (columns)")
+            axes.set_ylabel("rows")
+
+    width = 4.0 * len(panels)
+    return both(draw, width, float(np.clip(4.0 * shape[0] / shape[1], 2.0, 6.0)) + 0.5)
+
+
+def _round_length(length: float) -> float:
+    """The nearest of 1, 2 or 5 times a power of ten."""
+    steps = np.outer(10.0 ** np.arange(-4, 5), (1, 2, 5)).ravel()
+    return float(steps[np.abs(np.log(steps / max(length, 1e-4))).argmin()])
+
+
+def bands_plot(fidelity: Mapping[str, Mapping[str, Any]], wavelengths_nm: Sequence[float] | None) -> Plot:
+    """Per-band RMSE, relative bias and correlation of both methods, degraded, against the input."""
+    rows = (("rmse", "RMSE", 1.0), ("relative_bias", "bias / mean (%)", 100.0), ("cc", "correlation", 1.0))
+
+    def draw(figure: Figure, theme: Theme) -> None:
+        for axes, (key, label, factor) in zip(figure.subplots(1, 3), rows, strict=True):
+            for name, colour, style in (("interpolation", "plain", "--"), ("product", "product", "-")):
+                values = np.array(fidelity[name]["bands"][key], float) * factor
+                axes.plot(
+                    *_by_wavelength(wavelengths_nm, values), style, color=theme[colour], lw=1.3, label=name
+                )
+            axes.set_title(label, fontsize=9)
+            axes.set_xlabel(_axis_name(wavelengths_nm))
+        figure.axes[0].legend(fontsize=8, frameon=False, labelcolor=theme["ink"])
+
+    return both(draw, 10.0, 2.6)
+
+
+def sigma_plot(sigma: Sequence[float], wavelengths_nm: Sequence[float] | None) -> Plot:
+    """The product's mean standard deviation in each band."""
+
+    def draw(figure: Figure, theme: Theme) -> None:
+        axes = figure.subplots()
+        axes.plot(*_by_wavelength(wavelengths_nm, np.array(sigma, float)), color=theme["product"], lw=1.3)
+        axes.set_title("standard deviation", fontsize=9)
+        axes.set_xlabel(_axis_name(wavelengths_nm))
+        axes.set_ylim(bottom=0)
+
+    return both(draw, 5.0, 2.6)
+
+
+def _by_wavelength(
+    wavelengths_nm: Sequence[float] | None, values: NDArray[Any]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Abscissa and values in order; a NaN breaks the line where bands are missing."""
+    y = np.asarray(values, float)
+    if wavelengths_nm is None:
+        return np.arange(1, y.size + 1, dtype=float), y
+    x = np.asarray(wavelengths_nm, float)
+    order = np.argsort(x, kind="stable")
+    x, y = x[order], y[order]
+    gaps = np.diff(x)
+    if gaps.size:
+        breaks = np.flatnonzero(gaps > 4 * np.median(gaps)) + 1
+        x, y = np.insert(x, breaks, x[breaks - 1]), np.insert(y, breaks, np.nan)
+    return x, y
+
+
+def _axis_name(wavelengths_nm: Sequence[float] | None) -> str:
+    return "band" if wavelengths_nm is None else "wavelength (nm)"
+
+
+def _colour_bar(figure: Figure, shown: Any, axes: Any, theme: Theme, label: str) -> None:
+    bar = figure.colorbar(shown, ax=axes, shrink=0.9)
+    bar.set_label(label, color=theme["ink"], fontsize=8)
+
+
+def _paint(axes: Any, theme: Theme) -> None:
+    """Bring axes to the page's colours."""
+    for item in (axes.title, axes.xaxis.label, axes.yaxis.label):
+        item.set_color(theme["ink"])
+    axes.xaxis.label.set_size(8)
+    axes.yaxis.label.set_size(8)
+    axes.tick_params(colors=theme["ink"], labelsize=8)
+    for side, spine in axes.spines.items():
+        spine.set_color(theme["ink"])
+        spine.set_visible(side in ("left", "bottom") or bool(axes.images))
+    if not axes.images and axes.get_label() != "<colorbar>":
+        axes.grid(color=theme["grid"], lw=0.6)
+        axes.set_axisbelow(True)
+
+
+def _uri(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"

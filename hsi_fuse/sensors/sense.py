@@ -1,0 +1,291 @@
+"""Learn the sensors from the scene: the HSI's PSF and the guide's SRF, blind.
+
+Both come from one linear statement: the guide blurred by the true PSF is a linear function of the HSI.
+For the PSF no SRF is needed yet: for each trial PSF the best linear map from the HSI's subspace to the
+blurred guide is found in closed form and what it leaves unexplained is minimised. The SRF then is a
+non-negative, smooth least-squares fit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.stats import chi2
+from torch import Tensor
+
+from hsi_fuse.errors import AlignmentError
+from hsi_fuse.physics import blur_down, gaussian_psf
+from hsi_fuse.registration.robust import ROBUST_ROUNDS, tukey
+from hsi_fuse.sensor import Sensor
+from hsi_fuse.sensors.known import KnownSensor
+from hsi_fuse.sensors.srf_fit import SrfPrior, fit_srf, strips
+from hsi_fuse.subspace import estimate_noise, fill_nearest, fit_subspace
+
+Array = NDArray[np.float64]
+FLATTEST = 0.02
+NARROWEST_PX = 1.0
+"""FWHM that a PSF may always have, fine pixels."""
+PSF_ROUNDS = 4
+
+
+@dataclass(frozen=True)
+class SenseOptions:
+    """How the sensor model is learned.
+
+    Attributes
+    ----------
+    psf_fwhm_hsi_px : pair of float
+        Range in which the PSF's full width at half maximum is sought, in HSI pixels; from one fine pixel on
+        where that is less.
+    dimensions : int
+        Size of the HSI subspace that explains the guide while the PSF is sought.
+    folds : int
+        Spatial folds that choose the SRF's smoothness.
+    crop_hsi_px : int
+        The sensors are learned on a central window of at most this many HSI pixels a side.
+    """
+
+    psf_fwhm_hsi_px: tuple[float, float] = (0.15, 3.0)
+    dimensions: int = 10
+    folds: int = 4
+    crop_hsi_px: int = 192
+
+
+@dataclass(frozen=True)
+class Sensing:
+    """How the sensors of a pair are learned, and what of them need not be.
+
+    Attributes
+    ----------
+    options : SenseOptions
+    known : KnownSensor
+    """
+
+    options: SenseOptions = field(default_factory=SenseOptions)
+    known: KnownSensor = field(default_factory=KnownSensor)
+
+    def first_psf(self, ratio: int) -> Tensor:
+        """The PSF (p, p) to begin with: the known one, or one as wide as an HSI pixel."""
+        known = self.known.kernel(ratio)
+        return gaussian_psf(ratio, float(ratio)) if known is None else known
+
+
+@dataclass(frozen=True)
+class Sensed:
+    """A sensor and how well it explains the pair.
+
+    Attributes
+    ----------
+    sensor : Sensor
+    guide_noise : Tensor (m,)
+        Standard deviation of the guide about the sensor model: noise and model error.
+    """
+
+    sensor: Sensor
+    guide_noise: Tensor
+
+
+def sense(
+    hsi: Tensor,
+    hsi_weight: Tensor,
+    guide: Tensor,
+    guide_weight: Tensor,
+    ratio: int,
+    how: Sensing | None = None,
+) -> Sensed:
+    """Estimate SRF, radiometric offset and PSF of a registered pair.
+
+    Parameters
+    ----------
+    hsi : Tensor (n, h, w)
+    hsi_weight : Tensor (h, w)
+    guide : Tensor (m, ratio h, ratio w)
+    guide_weight : Tensor (ratio h, ratio w)
+    ratio : int
+    how : Sensing, optional
+
+    Raises
+    ------
+    GridError
+        A known PSF does not fit the ratio.
+    AlignmentError
+        Fewer than 3 (dimensions + 1) HSI pixels lie fully under the guide.
+    """
+    how = how or Sensing()
+    options, known = how.options, how.known
+    hsi, hsi_weight, guide, guide_weight = _window(hsi, hsi_weight, guide, guide_weight, ratio, options)
+    noise = estimate_noise(hsi, hsi_weight)
+    guide = fill_nearest(guide, guide_weight)
+    subspace = fit_subspace(hsi, hsi_weight, noise, options.dimensions)
+    low = subspace.project(hsi)
+    given = known.kernel(ratio)
+    if given is None:
+        psf, shape = _fit_psf(low, hsi_weight, guide, guide_weight, ratio, options)
+    else:
+        psf, shape = given.to(hsi), {"psf": "given"}
+
+    support = supported(guide_weight, hsi_weight, psf, ratio)
+    _need(support, 3 * (len(low) + 1))
+    seen = blur_down(guide, psf, ratio)[:, support].double().cpu().numpy()  # (m, N)
+    spectra = (torch.tensordot(subspace.basis, low, 1) + subspace.mean[:, None, None])[:, support]
+    prior = SrfPrior.of(known, len(guide), len(hsi))
+    srf, offset, left, strength = fit_srf(
+        spectra.double().cpu().numpy(),
+        seen,
+        strips(support, options.folds),
+        noise.double().cpu().numpy(),
+        prior,
+    )
+    fine = _pixel_noise(guide, guide_weight)
+    hsi_part = (srf**2) @ noise.double().cpu().numpy() ** 2
+    guide_noise = np.sqrt(np.maximum(left**2 - hsi_part, fine**2))
+    variance = seen.var(1)
+    found: dict[str, object] = {
+        **shape,
+        "hsi_pixels": int(support.sum()),
+        **prior.found(srf, strength),
+        "srf_explained": [float(v) for v in 1 - left**2 / np.maximum(variance, 1e-30)],
+        "gain": [float(v) for v in srf.sum(1)],
+        "offset": [float(v) for v in offset],
+    }
+    responses, offsets, deviations = (torch.from_numpy(v).to(hsi) for v in (srf, offset, guide_noise))
+    return Sensed(Sensor(responses, offsets, psf, ratio, found), deviations)
+
+
+def supported(guide_weight: Tensor, hsi_weight: Tensor, psf: Tensor, ratio: int) -> Tensor:
+    """HSI pixels (h, w) that are valid and whose whole PSF lies where the guide is: bool."""
+    covered = blur_down(guide_weight[None], psf, ratio)[0]
+    return (covered > 0.99) & (hsi_weight > 0)
+
+
+def _window(
+    hsi: Tensor, hsi_weight: Tensor, guide: Tensor, guide_weight: Tensor, ratio: int, options: SenseOptions
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Central window of the overlap, at most `crop_hsi_px` HSI pixels a side.
+
+    Around it a rim as wide as the widest PSF reaches, whose HSI pixels have no weight: at the window's own
+    edge the PSF would see mirrored ground as if the guide showed it.
+    """
+    most, rim = options.crop_hsi_px, int(np.ceil(3.2 * options.psf_fwhm_hsi_px[1] / 2.3548))
+    both = (
+        blur_down(guide_weight[None], torch.ones_like(guide_weight[:ratio, :ratio]) / ratio**2, ratio)[0] > 0
+    ) & (hsi_weight > 0)
+    spans, inner = [], torch.zeros_like(hsi_weight)
+    for axis in (1, 0):
+        line = torch.nonzero(both.any(axis))[:, 0]
+        first, last = (int(line.min()), int(line.max()) + 1) if len(line) else (0, both.shape[1 - axis])
+        if last - first > most:
+            first = (first + last - most) // 2
+            last = first + most
+        spans.append((first, last))
+    (r0, r1), (c0, c1) = spans
+    inner[r0:r1, c0:c1] = hsi_weight[r0:r1, c0:c1]
+    height, width = hsi_weight.shape
+    r0, r1, c0, c1 = max(r0 - rim, 0), min(r1 + rim, height), max(c0 - rim, 0), min(c1 + rim, width)
+    fine = (slice(r0 * ratio, r1 * ratio), slice(c0 * ratio, c1 * ratio))
+    return hsi[:, r0:r1, c0:c1], inner[r0:r1, c0:c1], guide[(slice(None), *fine)], guide_weight[fine]
+
+
+def _unexplained(design: Tensor, seen: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Weighted regression of `seen` (m, N) on `design` (p, N): residual (m, N), share left (m,)."""
+    weighted = design * weight
+    gram = weighted @ design.T
+    gram = gram + 1e-10 * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    residual = seen - torch.linalg.solve(gram, weighted @ seen.T).T @ design
+    mean = (seen * weight).sum(1, keepdim=True) / weight.sum()
+    total = ((seen - mean) ** 2 * weight).sum(1)
+    return residual, (residual**2 * weight).sum(1) / total.clamp_min(1e-30)
+
+
+def _fit_psf(
+    low: Tensor, hsi_weight: Tensor, guide: Tensor, guide_weight: Tensor, ratio: int, options: SenseOptions
+) -> tuple[Tensor, dict[str, object]]:
+    """An anisotropic Gaussian PSF by variable projection over its two widths and its angle."""
+    smallest, largest = (f * ratio for f in options.psf_fwhm_hsi_px)
+    smallest = min(smallest, NARROWEST_PX)
+    # a kernel is 2.7 widths wide, stretched by its aspect, and must not reach over the whole image
+    largest = max(min(largest, 0.25 * min(guide.shape[1:])), smallest)
+    # HSI pixels that no trial PSF takes off the guide, unless that leaves too few
+    for reach in (largest / 1.5, ratio):
+        support = supported(guide_weight, hsi_weight, gaussian_psf(ratio, reach), ratio)
+        if int(support.sum()) >= 400:
+            break
+    _need(support, 3 * (low.shape[0] + 1))
+    design = torch.cat([torch.ones_like(low[:1]), low])[:, support].double()
+    weight = torch.ones(design.shape[1], dtype=torch.float64, device=low.device)
+
+    def kernel(theta: Array) -> Tensor:
+        """theta: log of the geometric mean FWHM, then the ellipse's log-aspect vector (cos 2a, sin 2a)."""
+        aspect = min(float(np.hypot(theta[1], theta[2])), 1.0)
+        mean = float(np.exp(np.clip(theta[0], np.log(smallest), np.log(largest))))
+        angle = 0.5 * float(np.arctan2(theta[2], theta[1]))
+        fwhm = max(mean * np.exp(aspect), 0.1), max(mean * np.exp(-aspect), 0.1)
+        return gaussian_psf(ratio, *fwhm, angle=angle).to(low)
+
+    def cost(theta: Array) -> float:
+        seen = blur_down(guide, kernel(theta), ratio)[:, support].double()
+        left = _unexplained(design, seen, weight)[1]
+        ridge = 1e-3 * float(theta[1] ** 2 + theta[2] ** 2)  # round, where the data does not say
+        return float(left.clamp_min(1e-12).log().mean()) + ridge
+
+    widths = np.geomspace(smallest, largest, 15)
+    theta = np.zeros(3)
+    for _ in range(PSF_ROUNDS):  # weights of a wrong PSF spare the wrong pixels
+        before = theta
+        start = min((np.array([np.log(w), *theta[1:]]) for w in widths), key=cost)
+        simplex = np.stack([start, *(start + d for d in (np.diag([0.1, 0.1, 0.1])))])
+        theta = minimize(
+            cost,
+            start,
+            method="Nelder-Mead",
+            options={"initial_simplex": simplex, "xatol": 2e-3, "fatol": 1e-5, "maxfev": 120},
+        ).x
+        seen = blur_down(guide, kernel(theta), ratio)[:, support].double()
+        for _ in range(ROBUST_ROUNDS):
+            residual, left = _unexplained(design, seen, weight)
+            weight = tukey(residual)
+        widths = np.exp(theta[0]) * np.geomspace(0.7, 1.4, 7)
+        if np.abs(theta - before).max() < 0.01:
+            break
+    psf = kernel(theta)
+    rim = [abs(float(np.exp(theta[0])) / edge - 1) < 0.02 for edge in (smallest, largest)]
+    return psf, {
+        "psf": "anisotropic Gaussian, fitted",
+        "psf_at_limit": any(rim),
+        "psf_unexplained": [float(v) for v in left],
+        "outlier_fraction": float((weight < 0.01).double().mean()),
+    }
+
+
+def _need(support: Tensor, needed: int) -> None:
+    """Raise AlignmentError where too few HSI pixels are supported."""
+    found = int(support.sum())
+    if found < needed:
+        raise AlignmentError(
+            f"only {found} HSI pixels lie fully under the reference, learning the sensors needs {needed}: "
+            "use a larger scene or a reference that covers more of it"
+        )
+
+
+def _pixel_noise(guide: Tensor, weight: Tensor, block: int = 8) -> Array:
+    """White-noise level of each guide band (m,), from its flattest blocks.
+
+    The mixed second difference removes planes; a low percentile (`FLATTEST`) of its spread over blocks
+    is taken, and
+    divided by what that percentile is for pure noise (chi-square), since texture only ever adds.
+    """
+    diagonal = (guide[:, :-1, :-1] - guide[:, 1:, :-1] - guide[:, :-1, 1:] + guide[:, 1:, 1:]) / 2
+    inside = (
+        (weight[:-1, :-1] > 0) & (weight[1:, 1:] > 0) & (weight[1:, :-1] > 0) & (weight[:-1, 1:] > 0)
+    ).to(guide)
+    power = F.avg_pool2d((diagonal**2 * inside)[:, None], block)[:, 0]
+    whole = F.avg_pool2d(inside[None, None], block)[0, 0] > 0.999
+    if not bool(whole.any()):
+        return np.zeros(len(guide))
+    lowest = chi2.ppf(FLATTEST, block**2) / block**2
+    return (torch.quantile(power[:, whole].double(), FLATTEST, dim=1) / lowest).sqrt().cpu().numpy()
