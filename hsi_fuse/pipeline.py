@@ -18,6 +18,7 @@ from hsi_fuse.blocks import Interpolation, Memory
 from hsi_fuse.errors import AlignmentError, PresetError, SolveError
 from hsi_fuse.frame import Frame
 from hsi_fuse.grid import Grid
+from hsi_fuse.materials import Materials, materials_of
 from hsi_fuse.overlap.extent import EXTENTS, Extended, Rows, carry_on
 from hsi_fuse.overlap.unaligned import GuideProduct, problem_unaligned
 from hsi_fuse.overlap.unregistered import unmix_problem
@@ -93,6 +94,19 @@ class FusionResult:
     def frame(self) -> Frame:
         """Where the estimate stands among the input's bands and pixels."""
         return Frame.of(self.hsi, self.problem.ratio)
+
+    @cached_property
+    def materials(self) -> Materials:
+        """What the product over the HSI's footprint is made of; worked out when it is first asked for.
+
+        Raises
+        ------
+        SolveError
+            Too few pixels for the number of endmembers that the preset asks for.
+        """
+        valid = torch.from_numpy(self.frame.valid_rows(0, self.grid.height)).to(self.problem.device)
+        problem = self.problem
+        return materials_of(self.estimate, valid, problem.hsi_noise, self.preset.materials, problem.seed)
 
     def rows(self, start: int, stop: int) -> NDArray[np.float32]:
         """Rows of the product with all of the input's bands, (band, rows, W); NaN where there are no data.

@@ -1,8 +1,8 @@
 """Preset: how much effort, as data. TOML -> frozen dataclasses.
 
-A preset names what is not a default: the tables `[align]`, `[sense]` and `[assess]`, and one `[[stages]]`
-table for each method, in order. The fields of the dataclasses are the schema; there is no other. Precedence:
-dataclass default < TOML < overrides. `stages = []` is plain interpolation.
+A preset names what is not a default: the tables `[align]`, `[sense]`, `[assess]` and `[materials]`, and one
+`[[stages]]` table for each method, in order. The fields of the dataclasses are the schema; there is no other.
+Precedence: dataclass default < TOML < overrides. `stages = []` is plain interpolation.
 """
 
 from __future__ import annotations
@@ -18,13 +18,19 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hsi_fuse.errors import PresetError
+from hsi_fuse.materials import MaterialOptions
 from hsi_fuse.problem import Stage
 from hsi_fuse.quality.assess import AssessOptions
 from hsi_fuse.registration.register import RegisterOptions
 from hsi_fuse.sensors.sense import SenseOptions
 from hsi_fuse.stages import STAGES
 
-SECTIONS: Mapping[str, type[Any]] = {"align": RegisterOptions, "sense": SenseOptions, "assess": AssessOptions}
+SECTIONS: Mapping[str, type[Any]] = {
+    "align": RegisterOptions,
+    "sense": SenseOptions,
+    "assess": AssessOptions,
+    "materials": MaterialOptions,
+}
 """Tables of a preset besides the stages, and what each becomes."""
 
 SHIPPED = "hsi_fuse.presets"
@@ -41,6 +47,8 @@ class Preset:
     description : str
     align, sense, assess
         Options of the steps that every run takes.
+    materials
+        How the product is unmixed where its endmembers or abundances are asked for.
     stages : tuple of (str, Stage)
         The methods in order, each under its name in `STAGES`. Empty: interpolation.
     """
@@ -50,6 +58,7 @@ class Preset:
     align: RegisterOptions = field(default_factory=RegisterOptions)
     sense: SenseOptions = field(default_factory=SenseOptions)
     assess: AssessOptions = field(default_factory=AssessOptions)
+    materials: MaterialOptions = field(default_factory=MaterialOptions)
     stages: tuple[tuple[str, Stage], ...] = ()
 
 
@@ -70,8 +79,9 @@ def load_preset(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Pres
     name_or_path : str or Path
         A shipped name wins over a file of the same name.
     overrides : sequence of str
-        "table.key=value"; table is `align`, `sense`, `assess` or the name of one of the preset's stages.
-        The value is read as the field's type; "none" stands for None and commas separate a tuple.
+        "table.key=value"; table is `align`, `sense`, `assess`, `materials` or the name of one of the
+        preset's stages. The value is read as the field's type; "none" stands for None and commas separate
+        a tuple.
 
     Raises
     ------

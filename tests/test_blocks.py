@@ -142,9 +142,6 @@ def test_a_trained_stage_trains_once_and_is_applied_to_blocks(problem):
     a, b = (r.estimate.rows(0, r.estimate.shape[1]) for r in (whole, parted))
     assert float((a - b).square().mean().sqrt()) < 1e-3 * float(a.max() - a.min())
     assert parted.verdict["best_step"] == whole.verdict["best_step"]
-    assert torch.allclose(parted.products["endmembers"], whole.products["endmembers"])
-    sums = parted.products["abundances"].sum(0)
-    assert torch.allclose(sums, torch.ones_like(sums), atol=1e-4)
 
 
 def test_a_preset_runs_in_blocks_where_its_stages_can_and_whole_where_not(problem, monkeypatch):

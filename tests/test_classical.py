@@ -159,7 +159,7 @@ def test_there_are_never_more_vertices_than_bands_or_pixels():
 
 def test_cnmf_gives_an_unmixing(problem):
     result = Cnmf(endmembers=8)(problem, interpolate(problem), silent)
-    endmembers, abundances = result.products["endmembers"], result.products["abundances"]
+    endmembers, abundances = result.estimate.basis, result.estimate.coefficients
     assert endmembers.shape == (30, 8)
     assert abundances.shape == (8, 96, 112)
     assert bool((endmembers >= 0).all())
@@ -170,7 +170,7 @@ def test_cnmf_gives_an_unmixing(problem):
 
 def test_cnmf_s_sum_to_one_is_as_strict_as_asked(problem):
     def spread(weight):
-        abundances = Cnmf(8, 60, 1, weight)(problem, interpolate(problem), silent).products["abundances"]
+        abundances = Cnmf(8, 60, 1, weight)(problem, interpolate(problem), silent).estimate.coefficients
         return float((abundances.sum(0) - 1).abs().mean())
 
     assert spread(3.0) < 0.5 * spread(0.03)

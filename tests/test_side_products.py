@@ -18,12 +18,12 @@ from synthetic import RATIO, WAVELENGTHS, pair_with_gaps
 
 from hsi_fuse import fuse, load_preset
 from hsi_fuse.errors import HsiFuseWarning, WriteError
+from hsi_fuse.materials import MaterialOptions
 from hsi_fuse.pipeline import FusionResult
 from hsi_fuse.write import ENDINGS, ON_REQUEST, save
 from hsi_fuse.write.layers import FADING, NO_DATA, NO_GUIDE, SEEN
 from hsi_fuse.write.stac import EXTENSIONS, footprint_of
 from hsi_fuse.write.table import PRODUCTS
-from hsi_fuse.write.unmixed import unmixed
 
 GOOD = slice(1, 29)
 EMPTY = (slice(3 * RATIO, 4 * RATIO), slice(5 * RATIO, 6 * RATIO))
@@ -97,7 +97,7 @@ def test_support_of_bands_follows_the_reference(result, folder):
 
 
 def test_endmembers_open_as_a_table_and_as_a_spectral_library(result, folder):
-    spectra = unmixed(result)[0].numpy()  # (n, K)
+    spectra = result.materials.endmembers.numpy()  # (n, K)
     with open(folder / "sharp_endmembers.csv", newline="") as file:
         header, *lines = csv.reader(file)
     assert header[:2] == ["wavelength_nm", "endmember 1"]
@@ -112,23 +112,27 @@ def test_endmembers_open_as_a_table_and_as_a_spectral_library(result, folder):
     assert library.names == header[1:]
 
 
-def test_abundances_and_endmembers_make_the_product(result, folder):
-    spectra, _ = unmixed(result)
+def test_abundances_and_endmembers_make_the_product_within_the_noise(result, folder):
+    spectra = result.materials.endmembers.numpy()
     with rasterio.open(folder / "sharp_abundances.tif") as file:
-        assert (file.count, file.dtypes[0], file.crs) == (spectra.shape[1], "float32", result.grid.crs)
-        assert file.descriptions[0] == "endmember 1"
-        shares = file.read()
-    assert np.isnan(shares[:, *EMPTY]).all()
-    mixed = np.tensordot(spectra.numpy(), shares, 1)
-    np.testing.assert_allclose(mixed, result.rows(0, result.grid.height)[GOOD], atol=1e-5)
+        assert (file.count, file.dtypes[0], file.crs) == (spectra.shape[1] + 1, "float32", result.grid.crs)
+        assert (file.descriptions[0], file.descriptions[-1]) == ("endmember 1", "illumination")
+        *shares, light = file.read()
+    assert np.isnan(light[EMPTY]).all()
+    there = np.isfinite(light)
+    mixed = light[there] * (spectra @ np.array(shares)[:, there])
+    error = mixed - result.rows(0, result.grid.height)[GOOD][:, there]
+    misfit = np.sqrt(np.mean((error / result.problem.hsi_noise.numpy()[:, None]) ** 2))
+    assert misfit < 1
+    assert misfit == pytest.approx(result.materials.misfit, rel=0.1)  # that one is of a sample
 
 
 @pytest.mark.usefixtures("plain_report")
 @pytest.mark.parametrize("name", ["endmembers", "abundances"])
-def test_a_method_that_does_not_unmix_has_no_materials_and_it_is_said(result, tmp_path, name):
-    bare = replace(result, stages=())
-    with pytest.warns(HsiFuseWarning, match=f"no {name} written: none of the preset's stages"):
-        written = save(bare, tmp_path / "sharp.tif", products=[name])
+def test_more_endmembers_than_the_product_holds_are_refused_in_words(result, tmp_path, name):
+    greedy = replace(result, preset=replace(result.preset, materials=MaterialOptions(endmembers=500)))
+    with pytest.warns(HsiFuseWarning, match=f"no {name} written: 500 endmembers: .* at most"):
+        written = save(greedy, tmp_path / "sharp.tif", products=[name])
     assert not any(name in path.name for path in written)
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in written}
 

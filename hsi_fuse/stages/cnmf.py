@@ -212,5 +212,4 @@ def _composed(problem: Problem, spectra: Tensor, abundances: Tensor, sharp: Tens
     sharp = keep_guided(problem, sharp.view(-1, *fine), plain)
     basis = spectra * problem.hsi_noise[:, None]
     estimate = Estimate(basis, torch.zeros_like(problem.hsi_noise), sharp)
-    products = {"endmembers": basis, "abundances": sharp}
-    return StageResult(estimate, {"kept": True, "endmembers": len(sharp)}, (), products)
+    return StageResult(estimate, {"kept": True, "endmembers": len(sharp)})

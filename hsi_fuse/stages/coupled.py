@@ -167,7 +167,7 @@ class Coupled(MapOptions):
             return _Taught(self, lesson, None, None, 0.0, why, ()), mean
         network, trained = learned
         low = subspace.project(fill_nearest(scene.hsi, scene.hsi_weight))  # (k, h, w)
-        detail, _ = _whole(network, scene, lesson.texture)
+        detail = _whole(network, scene, lesson.texture)
         missed = float(anchor(scene, low, detail).covariance.trace())
         missed /= float(interpolation_error(low, scene.ratio).trace())
         weight = self.share * max(1 - missed, 0.0)
@@ -234,7 +234,7 @@ class Coupled(MapOptions):
             groups: list[dict[str, object]] = [{"params": weights, "lr": IMITATION_RATE}]
             train(network, groups, imitation, lambda: 0.0, once, silent, "coupled")
         # from here on errors count by how far imitation misses each coefficient at the HSI's resolution
-        scale = self._metric(anchor(problem, low, _whole(network, problem, texture)[0]).covariance.diagonal())
+        scale = self._metric(anchor(problem, low, _whole(network, problem, texture)).covariance.diagonal())
 
         def misfit(crop: Crop, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             """Coefficients of a crop, weighted sum of squared HSI misfits, sum of the weights."""
@@ -303,19 +303,16 @@ class _Taught:
     def solve(self, part: Problem, mean: Tensor, spread: Tensor, iterations: int) -> StageResult:
         """Solve a reconciled part, whose mean estimate (k, H, W) and spread are known."""
         subspace, coefficients = self.lesson.subspace, mean
-        products: dict[str, Tensor] = {}
         if self.network is not None and self.blended is not None:
-            detail, abundances = _whole(self.network, part, self.lesson.texture)
+            detail = _whole(self.network, part, self.lesson.texture)
             low = subspace.project(fill_nearest(part.hsi, part.hsi_weight))  # (k, h, w)
             guess = anchor(part, low, self.weight * detail + (1 - self.weight) * mean)
             guess = replace(guess, covariance=self.blended, texture=self.lesson.texture)
             coefficients, more = solve_map(part, subspace, guess, self.stage)
             iterations += more
-            spectra = subspace.basis @ self.network.endmembers.detach().T + subspace.mean[:, None]
-            products = {"endmembers": spectra, "abundances": abundances}
         estimate = Estimate(subspace.basis, subspace.mean, coefficients, spread)
         verdict = {**self.verdict, "dimensions": subspace.size, "cg_iterations": iterations}
-        return StageResult(estimate, verdict, self.history, products)
+        return StageResult(estimate, verdict, self.history)
 
 
 def _vertices(spectra: Tensor, count: int) -> Tensor:
@@ -342,11 +339,8 @@ def _vertices(spectra: Tensor, count: int) -> Tensor:
 
 
 @torch.no_grad()
-def _whole(network: UnmixingNetwork, problem: Problem, texture: Texture) -> tuple[Tensor, Tensor]:
-    """Coefficients (k, H, W) and abundances (K, H, W) of the whole guide, in blocks of pixels."""
+def _whole(network: UnmixingNetwork, problem: Problem, texture: Texture) -> Tensor:
+    """Coefficients (k, H, W) of the whole guide, in blocks of pixels."""
     guide = texture.scaled(fill_nearest(problem.guide, problem.guide_weight))
-    pixels = guide.flatten(1).T
-    blocks = [(network(part), network.abundances(part)[0]) for part in torch.split(pixels, BLOCK_PIXELS)]
-    shape = problem.guide_weight.shape
-    coefficients, abundances = (torch.cat(part).T.reshape(-1, *shape) for part in zip(*blocks, strict=True))
-    return coefficients, abundances
+    blocks = [network(part) for part in torch.split(guide.flatten(1).T, BLOCK_PIXELS)]
+    return torch.cat(blocks).T.reshape(-1, *problem.guide_weight.shape)

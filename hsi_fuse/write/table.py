@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hsi_fuse.registration import mapping_files
-from hsi_fuse.write import compact, layers, learned, stac, unmixed
+from hsi_fuse.write import compact, layers, learned, materials, stac
 from hsi_fuse.write.product import Product
 
 GEOTIFF = "image/tiff; application=geotiff"
@@ -83,18 +83,18 @@ PRODUCTS = (
     Product(
         "endmembers",
         ("_endmembers.csv", "_endmembers.sli", "_endmembers.hdr"),
-        unmixed.write_endmembers,
+        materials.write_endmembers,
         (CSV, BINARY, "text/plain"),
         "spectra of the materials",
-        lacks=unmixed.lacks_unmixing,
+        lacks=materials.lacks_materials,
     ),
     Product(
         "abundances",
         ("_abundances.tif",),
-        unmixed.write_abundances,
+        materials.write_abundances,
         (GEOTIFF,),
-        "shares of the materials",
-        lacks=unmixed.lacks_unmixing,
+        "shares of the materials, and the illumination",
+        lacks=materials.lacks_materials,
     ),
     Product(
         "compact",

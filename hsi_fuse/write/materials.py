@@ -1,8 +1,6 @@
-"""What an unmixing stage found: endmembers as a table and as a spectral library, abundances as an image.
+"""What the product is made of: endmembers as a table and as a spectral library, abundances as an image.
 
-They are the last such stage's (`coupled`, `cnmf`). Of `cnmf` the product is endmembers times abundances. Of
-`coupled` they are the materials that its network explains the reference with: abundances sum to one, and the
-product differs from the mixture by an illumination factor, a residual and the final data consistency.
+Illumination times the sum of abundances times endmembers is the product, but for what the report's noise is.
 """
 
 from __future__ import annotations
@@ -12,8 +10,9 @@ import io
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
+import torch
 
+from hsi_fuse.errors import SolveError
 from hsi_fuse.pipeline import FusionResult
 from hsi_fuse.raster import Bands, Encoding
 from hsi_fuse.write.cube import write_cube
@@ -23,29 +22,18 @@ from hsi_fuse.write.product import Job
 Paths = tuple[Path, ...]
 
 
-def lacks_unmixing(result: FusionResult) -> str | None:
+def lacks_materials(result: FusionResult) -> str | None:
     """Why a result has no endmembers."""
-    if unmixed(result) is not None:
-        return None
-    tried = [name for name, _ in result.stages]
-    if "coupled" in tried or "cnmf" in tried:
-        return "the unmixing stage had too few pixels under the reference to learn from"
-    return f"none of the preset's stages ({', '.join(tried) or 'none'}) unmixes; try --preset fast or cnmf"
-
-
-def unmixed(result: FusionResult) -> tuple[Tensor, Tensor] | None:
-    """Endmembers (n, K), HSI units, and abundances (K, H, W); None where no stage has any."""
-    for _, stage in reversed(result.stages):
-        if "endmembers" in stage.products:
-            return stage.products["endmembers"], stage.products["abundances"]
+    try:
+        result.materials  # noqa: B018 - worked out here
+    except SolveError as e:
+        return str(e)
     return None
 
 
 def write_endmembers(job: Job, paths: Paths) -> None:
     """A table, and an ENVI spectral library with its header; good bands only, in physical units."""
-    found = unmixed(job.result)
-    assert found is not None
-    spectra = found[0].cpu().numpy().T.astype("<f4")  # (K, n)
+    spectra = job.result.materials.endmembers.cpu().numpy().T.astype("<f4")  # (K, n)
     names = endmember_names(len(spectra))
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
@@ -80,17 +68,16 @@ def _library_header(result: FusionResult, count: int, names: list[str]) -> str:
 
 
 def write_abundances(job: Job, paths: Paths) -> None:
-    """One band for each endmember, float32."""
-    result, found = job.result, unmixed(job.result)
-    assert found is not None
-    abundances = found[1]  # (K, H, W)
+    """One band for each endmember, and the illumination; float32."""
+    result, materials = job.result, job.result.materials
 
     def rows(start: int, stop: int) -> np.ndarray:
-        block = abundances[:, start:stop].cpu().numpy().astype(np.float32)
+        abundances, illumination = materials.rows(start, stop)
+        block = torch.cat([abundances, illumination[None]]).cpu().numpy()
         block[:, ~result.frame.valid_rows(start, stop)] = np.nan
         return block
 
-    names = tuple(endmember_names(len(abundances)))
+    names = (*endmember_names(materials.endmembers.shape[1]), "illumination")
     described = Bands(len(names), band_names=names, encoding=Encoding("float32", nodata=float("nan")))
     write_cube(paths[0], rows, result.grid, described)
 
