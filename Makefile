@@ -10,6 +10,7 @@
 #   make benchmark-scale   time, memory and seams on large scenes (BENCHMARK="options of benchmarks.scale")
 #   make benchmark-sabotage   is the verdict right: good and spoilt runs, about 10 minutes
 #   make benchmark-refinement   uafl (or ssc) over coupled on misregistered pairs (BENCHMARK="options of benchmarks.refinement")
+#   make benchmark-spectra   fused spectra against field spectra, abundances against references
 #   make benchmark-registration   error on displaced pairs (BENCHMARK="options of benchmarks.registration")
 #
 # A smaller download, for machines without a GPU:
@@ -23,7 +24,7 @@ BIN       := $(VENV)/bin
 READY     := $(VENV)/.ready
 SCENE     := sample_scenes/village
 
-.PHONY: help demo test check docs benchmark benchmark-scale benchmark-sabotage benchmark-full benchmark-batch benchmark-refinement benchmark-registration clean
+.PHONY: help demo test check docs benchmark benchmark-scale benchmark-sabotage benchmark-full benchmark-batch benchmark-refinement benchmark-registration benchmark-spectra clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -73,6 +74,10 @@ benchmark-sabotage: $(READY)
 
 benchmark-refinement: $(READY)
 	$(BIN)/python -m benchmarks.refinement $(BENCHMARK)
+
+benchmark-spectra: $(READY)
+	$(BIN)/python -m benchmarks.spectra
+	$(BIN)/python -m benchmarks.unmixing
 
 benchmark-registration: $(READY)
 	$(BIN)/python -m benchmarks.registration $(BENCHMARK)

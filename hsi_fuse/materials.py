@@ -102,10 +102,11 @@ def materials_of(
 
     The endmembers are the corners of the smallest simplex around the pixels: -log|det| of the map from
     spectra to abundances is minimised against hinges on negative abundances (SISAL, Bioucas-Dias, WHISPERS
-    2009). It starts at the pixels that successive projection finds (Araujo et al., 2001). Deviations: gradient
-    descent on the map itself, with its columns held to sum to one; another hinge on negative spectra; illumination is
-    free in the end, so that abundances are shares of a cone and not of the simplex. The simplex is fitted
-    without that freedom: seen in perspective, dark materials such as water are all noise (docs/lab-notes.md).
+    2009). It starts at the pixels that successive projection finds (Araujo et al., 2001). Deviations:
+    gradient descent on the map itself, with its columns held to sum to one; another hinge on negative
+    spectra; illumination is free in the end, so that abundances are shares of a cone and not of the simplex.
+    The simplex is fitted without that freedom: in perspective, dark materials such as water are all noise
+    (docs/lab-notes.md).
 
     Parameters
     ----------
