@@ -11,6 +11,7 @@
 #   make benchmark-sabotage   is the verdict right: good and spoilt runs, about 10 minutes
 #   make benchmark-refinement   uafl (or ssc) over coupled on misregistered pairs (BENCHMARK="options of benchmarks.refinement")
 #   make benchmark-spectra   fused spectra against field spectra, abundances against references
+#   make benchmark-draft   what `draft` costs over interpolating and writing
 #   make benchmark-registration   error on displaced pairs (BENCHMARK="options of benchmarks.registration")
 #
 # A smaller download, for machines without a GPU:
@@ -24,7 +25,7 @@ BIN       := $(VENV)/bin
 READY     := $(VENV)/.ready
 SCENE     := sample_scenes/village
 
-.PHONY: help demo test check docs benchmark benchmark-scale benchmark-sabotage benchmark-full benchmark-batch benchmark-refinement benchmark-registration benchmark-spectra clean
+.PHONY: help demo test check docs benchmark benchmark-scale benchmark-sabotage benchmark-full benchmark-batch benchmark-refinement benchmark-registration benchmark-spectra benchmark-draft clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -78,6 +79,9 @@ benchmark-refinement: $(READY)
 benchmark-spectra: $(READY)
 	$(BIN)/python -m benchmarks.spectra
 	$(BIN)/python -m benchmarks.unmixing
+
+benchmark-draft: $(READY)
+	$(BIN)/python -m benchmarks.draft_time $(BENCHMARK)
 
 benchmark-registration: $(READY)
 	$(BIN)/python -m benchmarks.registration $(BENCHMARK)
