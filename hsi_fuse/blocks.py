@@ -72,13 +72,13 @@ class Memory:
         Bytes; pages of mapped files, which the system takes back when it must, are not counted.
     folder : Path or None
         Where the factors of a scene in blocks go; None: the system's folder for temporary files.
-    products : bool
-        Whether a scene in blocks keeps what only products on request are made of: abundances, uncertainty.
+    spread : bool
+        Whether a scene in blocks keeps what uncertainty is made of.
     """
 
     limit: int = DEFAULT_MEMORY
     folder: Path | None = None
-    products: bool = True
+    spread: bool = True
 
     def block_hsi_px(self, shape: Sequence[int], ratio: int) -> int | None:
         """Side of the blocks of an HSI of (n, h, w), HSI pixels; None where it is its own sample.
@@ -115,6 +115,12 @@ class Memory:
             file.truncate(4 * count * height * width)
             stored: Any = np.memmap(file, np.float32, "r+", shape=(count, height, width))
         return torch.from_numpy(stored)
+
+
+def peak_bytes(shape: Sequence[int], ratio: int) -> int:
+    """About the peak of a run in blocks, of an HSI of (n, h, w); pages of mapped files are not counted."""
+    pixels = min(ratio**2 * shape[1] * shape[2], BLOCK_PX**2)
+    return inputs_bytes(shape, ratio) + 4 * FLOATS_PER_FINE_PIXEL * pixels
 
 
 def inputs_bytes(shape: Sequence[int], ratio: int) -> int:
@@ -247,11 +253,9 @@ def by_blocks(stage: Divisible, problem: Problem, side: int, memory: Memory, on_
             continue  # no data, no product
         result = apply(part)
         found = {"coefficients": result.estimate.coefficients, **result.products}
-        if result.estimate.spread is not None:
+        if result.estimate.spread is not None and memory.spread:
             found["spread"] = result.estimate.spread
         for key, values in found.items():
-            if key != "coefficients" and values.ndim == 3 and not memory.products:
-                continue
             if values.shape[1:] != part.guide_weight.shape:
                 small[key] = values  # of the scene, not of the block's pixels
                 continue
