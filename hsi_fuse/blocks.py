@@ -30,17 +30,20 @@ PROGRAM = 600 << 20
 """Bytes of python, torch and what else is loaded."""
 FLOATS_PER_FINE_PIXEL = 400
 """Float32 values that a stage holds at its peak for each fine pixel of a block, measured (24 dimensions)."""
-HELD_CUBES = 3
-"""Float32 copies of the HSI that are held beside a block: as it was read, its good bands, masked."""
+GUIDE_FLOATS = 14
+"""Float32 values for each fine pixel of the scene: a guide of four bands as it was read and as it was
+resampled, their weights, and what the assessment makes of them."""
+BLOCK_PX = 1088
+"""Largest side of what is solved at a time, fine pixels: larger blocks only cost memory."""
 HALO_HSI_PX = 10
 """Beyond a block's own pixels: the guide's feather reaches nine, the solver's memory of its rim fewer."""
 BLEND_HSI_PX = 2
 """Over which, to either side of their border, one block gives way to the next."""
 REACHES = HALO_HSI_PX, BLEND_HSI_PX
 SMALLEST_HSI_PX = 32
-SAMPLE_TILES, SAMPLE_TILE_HSI_PX = 4, 64
+SAMPLE_TILES, SAMPLE_TILE_HSI_PX = 4, 32
 """Most tiles along each axis of the sample, and their largest side."""
-SAMPLE_PX = 1024
+SAMPLE_PX = 512
 """Largest side of the sample, fine pixels."""
 
 Part = Callable[[Problem], StageResult]
@@ -69,13 +72,16 @@ class Memory:
         Bytes; pages of mapped files, which the system takes back when it must, are not counted.
     folder : Path or None
         Where the factors of a scene in blocks go; None: the system's folder for temporary files.
+    spread : bool
+        Whether a scene in blocks keeps what uncertainty is made of.
     """
 
     limit: int = DEFAULT_MEMORY
     folder: Path | None = None
+    spread: bool = True
 
     def block_hsi_px(self, shape: Sequence[int], ratio: int) -> int | None:
-        """Side of the blocks of an HSI of (n, h, w), HSI pixels; None where it fits as a whole.
+        """Side of the blocks of an HSI of (n, h, w), HSI pixels; None where it is its own sample.
 
         Raises
         ------
@@ -83,21 +89,24 @@ class Memory:
             Not even small blocks would fit.
         """
         bands, height, width = shape
-        inputs = PROGRAM + 4 * HELD_CUBES * bands * height * width
-        each = 4 * FLOATS_PER_FINE_PIXEL * ratio**2
-        room = self.limit - inputs
-        if each * height * width <= room:
+        if is_small(height, width, ratio):
             return None
+        inputs, each = inputs_bytes(shape, ratio), 4 * FLOATS_PER_FINE_PIXEL * ratio**2
         # the sample must fit as a block does
         least = max(SMALLEST_HSI_PX + 2 * HALO_HSI_PX, SAMPLE_PX // ratio)
-        side = math.isqrt(max(room, 0) // each)
+        side = math.isqrt(max(self.limit - inputs, 0) // each)
         if side < least:
             wanted = (inputs + each * least**2) / 2**30
             raise PresetError(
                 f"--max-memory {self.limit / 2**30:.3g}G is too little for {bands} bands of {height} x "
                 f"{width} pixels at ratio {ratio}: it takes about {math.ceil(10 * wanted) / 10:g}G"
             )
-        return side - 2 * HALO_HSI_PX
+        return max(min(side, BLOCK_PX // ratio), least) - 2 * HALO_HSI_PX
+
+    def holds(self, shape: Sequence[int], ratio: int) -> bool:
+        """Whether an HSI of (n, h, w) could be solved as a whole."""
+        whole = 4 * FLOATS_PER_FINE_PIXEL * ratio**2 * shape[1] * shape[2]
+        return inputs_bytes(shape, ratio) + whole <= self.limit
 
     def factors(self, count: int, height: int, width: int) -> Tensor:
         """Zeros (count, height, width), float32, in a file that ends with the process."""
@@ -106,6 +115,18 @@ class Memory:
             file.truncate(4 * count * height * width)
             stored: Any = np.memmap(file, np.float32, "r+", shape=(count, height, width))
         return torch.from_numpy(stored)
+
+
+def peak_bytes(shape: Sequence[int], ratio: int) -> int:
+    """About the peak of a run in blocks, of an HSI of (n, h, w); pages of mapped files are not counted."""
+    pixels = min(ratio**2 * shape[1] * shape[2], BLOCK_PX**2)
+    return inputs_bytes(shape, ratio) + 4 * FLOATS_PER_FINE_PIXEL * pixels
+
+
+def inputs_bytes(shape: Sequence[int], ratio: int) -> int:
+    """What is held of a scene, beside the block that is being solved: an HSI of (n, h, w), and the guide."""
+    bands, height, width = shape
+    return PROGRAM + 4 * height * width * (bands + GUIDE_FLOATS * ratio**2)
 
 
 @dataclass(frozen=True)
@@ -145,11 +166,10 @@ def sample(problem: Problem) -> Problem:
     Between the tiles lie pixels without data, as wide as the PSF reaches, so that no tile sees another.
     """
     s, psf = problem.ratio, problem.sensor.psf
-    side = min(SAMPLE_TILE_HSI_PX, SAMPLE_PX // s)
-    tiles = min(SAMPLE_TILES, SAMPLE_PX // (side * s))
+    side, tiles = _tiles(s)
     gap = -(-max(psf_padding(len(psf), s), 0) // s) + 1
     height, width = problem.hsi_weight.shape
-    if height * width <= (tiles * side) ** 2:
+    if is_small(height, width, s):
         return problem
     down, across = _spread(height, tiles, side), _spread(width, tiles, side)
     if len(down) < tiles:  # a flight line: all of its width, more tiles along it
@@ -158,6 +178,18 @@ def sample(problem: Problem) -> Problem:
         down = _spread(height, tiles**2 // len(across), side)
     lines = [_joined([_rimmed(window(problem, r, c), gap) for c in across], -1) for r in down]
     return _joined(lines, -2)
+
+
+def _tiles(ratio: int) -> tuple[int, int]:
+    """Side of the sample's tiles, HSI pixels, and how many there are along an axis."""
+    side = max(min(SAMPLE_TILE_HSI_PX, SAMPLE_PX // ratio), 1)
+    return side, max(min(SAMPLE_TILES, SAMPLE_PX // (side * ratio)), 1)
+
+
+def is_small(height: int, width: int, ratio: int) -> bool:
+    """Whether a scene is no larger than its sample would be, and is solved as a whole; in HSI pixels."""
+    side, tiles = _tiles(ratio)
+    return height * width <= (tiles * side) ** 2
 
 
 def _spread(size: int, count: int, side: int) -> list[Span]:
@@ -221,7 +253,7 @@ def by_blocks(stage: Divisible, problem: Problem, side: int, memory: Memory, on_
             continue  # no data, no product
         result = apply(part)
         found = {"coefficients": result.estimate.coefficients, **result.products}
-        if result.estimate.spread is not None:
+        if result.estimate.spread is not None and memory.spread:
             found["spread"] = result.estimate.spread
         for key, values in found.items():
             if values.shape[1:] != part.guide_weight.shape:

@@ -6,9 +6,16 @@ middle; edges are mirrored (half-sample symmetric: d c b a | a b c d).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+STRIP = 32
+"""HSI pixels along an axis that one matrix product makes."""
 
 
 def psf_padding(size: int, ratio: int) -> int:
@@ -24,27 +31,139 @@ def psf_padding(size: int, ratio: int) -> int:
 def _pad(image: Tensor, axis: int, width: int) -> Tensor:
     """Extend an axis at both ends by half-sample mirroring, at most by its own length."""
     length = image.shape[axis]
-    if width > length:
-        raise ValueError(f"a PSF that reaches {width} pixels beyond an image of {length} cannot be mirrored")
     ends = image.narrow(axis, 0, width).flip(axis), image.narrow(axis, length - width, width).flip(axis)
     return torch.cat([ends[0], image, ends[1]], axis)
 
 
-def _fold(image: Tensor, axis: int, width: int) -> Tensor:
-    """The adjoint of `_pad`."""
-    length = image.shape[axis] - 2 * width
-    inner = image.narrow(axis, width, length).clone()
-    inner.narrow(axis, 0, width).add_(image.narrow(axis, 0, width).flip(axis))
-    inner.narrow(axis, length - width, width).add_(image.narrow(axis, width + length, width).flip(axis))
-    return inner
-
-
-def _kernel(psf: Tensor, ratio: int, channels: int) -> tuple[Tensor, int]:
-    """The PSF for a grouped convolution, no smaller than the HSI pixel, and how far it reaches beyond."""
+def _padded(psf: Tensor, ratio: int) -> tuple[Tensor, int]:
+    """The PSF, no smaller than the HSI pixel, and how far it reaches beyond."""
     reach = psf_padding(psf.shape[0], ratio)
-    if reach < 0:
-        psf, reach = F.pad(psf, [-reach] * 4), 0
-    return psf.expand(channels, 1, *psf.shape), reach
+    return (F.pad(psf, [-reach] * 4), 0) if reach < 0 else (psf, reach)
+
+
+@dataclass(frozen=True)
+class _Strip:
+    """A PSF along one axis, of a few HSI pixels: coarse[first:last] = taps @ fine[low:high].
+
+    `taps` (r, last - first, high - low) has an entry for each of the PSF's r separable terms; what is
+    mirrored at the ends of the axis is in it.
+    """
+
+    first: int
+    last: int
+    low: int
+    high: int
+    taps: Tensor
+
+
+@dataclass(frozen=True)
+class _Blur:
+    """D B as products with small matrices, many times faster than a convolution of few channels.
+
+    A PSF is a sum of few separable terms, by its singular values: one for a Gaussian along the axes, some
+    more for one that is turned. `rows` and `columns` are their strips.
+    """
+
+    rows: list[_Strip]
+    columns: list[_Strip]
+    rank: int
+
+    @classmethod
+    def of(cls, psf: Tensor, ratio: int, shape: Sequence[int], like: Tensor) -> _Blur:
+        """For coarse images of `shape` (h, w), of the type and on the device of `like`."""
+        psf, reach = _padded(psf.detach().cpu().double(), ratio)
+        left, values, right = torch.linalg.svd(psf)
+        rank = max(int((values > values[0] * torch.finfo(like.dtype).eps).sum()), 1)
+        down, across = left.T[:rank] * values[:rank, None], right[:rank]
+        rows, columns = (
+            _strips(taps.to(like), ratio, reach, size)
+            for taps, size in zip((down, across), shape, strict=True)
+        )
+        return cls(rows, columns, rank)
+
+    def down(self, cube: Tensor) -> Tensor:
+        """(c, ratio h, ratio w) -> (c, h, w)."""
+        c, _, width = cube.shape
+        high = torch.cat(
+            [
+                torch.bmm(s.taps.flatten(0, 1).expand(c, -1, -1), cube[:, s.low : s.high]).view(
+                    c, self.rank, -1, width
+                )
+                for s in self.rows
+            ],
+            2,
+        )  # (c, r, h, ratio w)
+        h = high.shape[2]
+        parts = []
+        for s in self.columns:
+            terms = [
+                high[:, r].reshape(c * h, width)[:, s.low : s.high] @ s.taps[r].T for r in range(self.rank)
+            ]
+            parts.append(sum(terms[1:], terms[0]))
+        return torch.cat(parts, 1).view(c, h, -1)
+
+    def up(self, image: Tensor) -> Tensor:
+        """The adjoint: (c, h, w) -> (c, ratio h, ratio w)."""
+        c, h, w = image.shape
+        flat = image.reshape(c * h, w)
+        width, height = self.columns[-1].high, self.rows[-1].high
+        high = image.new_zeros(self.rank, c * h, width)
+        for s in self.columns:
+            for r in range(self.rank):
+                high[r, :, s.low : s.high].addmm_(flat[:, s.first : s.last], s.taps[r])
+        high = high.view(self.rank, c, h, width)
+        out = image.new_zeros(c, height, width)
+        for s in self.rows:
+            for r in range(self.rank):
+                taps = s.taps[r].T.expand(c, -1, -1)
+                out[:, s.low : s.high].baddbmm_(taps, high[r, :, s.first : s.last])
+        return out
+
+
+def _strips(taps: Tensor, ratio: int, reach: int, size: int) -> list[_Strip]:
+    """The strips of an axis of `size` HSI pixels for taps (r, p)."""
+    length, out = ratio * size, []
+    if reach > length:
+        raise ValueError(f"a PSF that reaches {reach} pixels beyond an image of {length} cannot be mirrored")
+    inner: Tensor | None = None  # away from the ends all strips are alike
+    for first in range(0, size, STRIP):
+        last = min(first + STRIP, size)
+        start, stop = ratio * first - reach, ratio * last + reach
+        low, high = max(start, 0), min(stop, length)
+        plain = start >= 0 and stop <= length and last - first == STRIP
+        if plain and inner is not None:
+            out.append(_Strip(first, last, low, high, inner))
+            continue
+        at = ratio * torch.arange(last - first)[:, None] + torch.arange(taps.shape[1])[None] + start
+        at = torch.where(at < 0, -1 - at, at)
+        at = torch.where(at >= length, 2 * length - 1 - at, at)
+        # what is mirrored may reach further into the image than the strip itself does
+        low, high = min(low, int(at.min())), max(high, int(at.max()) + 1)
+        matrix = taps.new_zeros(len(taps), last - first, high - low)
+        matrix.scatter_add_(
+            2,
+            (at - low).to(taps.device).expand(len(taps), -1, -1),
+            taps[:, None].expand(-1, last - first, -1).contiguous(),
+        )
+        if plain:
+            inner = matrix
+        out.append(_Strip(first, last, low, high, matrix))
+    return out
+
+
+@lru_cache(maxsize=32)
+def _kept(
+    psf: bytes, side: int, kind: torch.dtype, ratio: int, shape: tuple[int, int], of: torch.dtype, on: str
+) -> _Blur:
+    values = torch.frombuffer(bytearray(psf), dtype=kind).view(side, side)
+    return _Blur.of(values, ratio, shape, torch.empty(0, dtype=of, device=on))
+
+
+def _blur(psf: Tensor, ratio: int, shape: tuple[int, int], like: Tensor) -> _Blur:
+    """The `_Blur` of a PSF, made once: iterations ask for one again and again."""
+    psf_padding(len(psf), ratio)
+    there = psf.detach().cpu().contiguous()
+    return _kept(there.numpy().tobytes(), len(psf), psf.dtype, ratio, shape, like.dtype, str(like.device))
 
 
 def blur_down(cube: Tensor, psf: Tensor, ratio: int) -> Tensor:
@@ -66,16 +185,20 @@ def blur_down(cube: Tensor, psf: Tensor, ratio: int) -> Tensor:
     ValueError
         The PSF reaches further beyond the image than the image is large.
     """
-    kernel, reach = _kernel(psf, ratio, len(cube))
-    padded = _pad(_pad(cube, 1, reach), 2, reach)
-    return F.conv2d(padded[None], kernel, stride=ratio, groups=len(cube))[0]
+    height, width = cube.shape[1:]
+    # singular vectors have no stable gradient; and what is left over at the end is mirrored there
+    if psf.requires_grad or height % ratio or width % ratio:
+        kernel, reach = _padded(psf, ratio)
+        padded = _pad(_pad(cube, 1, reach), 2, reach)
+        kernel = kernel.expand(len(cube), 1, *kernel.shape)
+        return F.conv2d(padded[None], kernel, stride=ratio, groups=len(cube))[0]
+    return _blur(psf, ratio, (height // ratio, width // ratio), cube).down(cube)
 
 
 def blur_down_adjoint(image: Tensor, psf: Tensor, ratio: int) -> Tensor:
     """The adjoint of `blur_down`: (c, h, w) -> (c, ratio h, ratio w)."""
-    kernel, reach = _kernel(psf, ratio, len(image))
-    padded = F.conv_transpose2d(image[None], kernel, stride=ratio, groups=len(image))[0]
-    return _fold(_fold(padded, 2, reach), 1, reach)
+    height, width = image.shape[1:]
+    return _blur(psf, ratio, (height, width), image).up(image)
 
 
 def mix_bands(cube: Tensor, srf: Tensor) -> Tensor:

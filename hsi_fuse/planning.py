@@ -14,6 +14,7 @@ from affine import Affine
 from numpy.typing import NDArray
 
 from hsi_fuse.align import start_mapping
+from hsi_fuse.blocks import peak_bytes
 from hsi_fuse.errors import AlignmentError, GridError, HsiFuseWarning
 from hsi_fuse.grid import Grid
 from hsi_fuse.raster import Raster
@@ -116,7 +117,7 @@ def plan(hsi: Raster, guide: Guide, scale: int | None = None, known: KnownSensor
     overlap = float(np.mean((x >= 0) & (x < guide.grid.width) & (y >= 0) & (y < guide.grid.height)))
     good = int(hsi.good_bands.sum())
     fine = target.width * target.height
-    memory = peak_memory(hsi.grid, good, guide.bands, chosen)
+    memory = peak_bytes((good, *hsi.grid.shape), chosen)
     facts = {
         "HSI": _hsi_facts(hsi),
         "reference": _guide_facts(guide),
@@ -138,13 +139,6 @@ def pixel_ratio(hsi: Grid, guide: Grid) -> float:
             return math.sqrt(abs(start_mapping(hsi, guide)[0].determinant))
         except AlignmentError:
             return 0.0
-
-
-def peak_memory(hsi: Grid, bands: int, guide_bands: int, scale: int) -> int:
-    """Rough peak of a run, bytes."""
-    pixels = hsi.width * hsi.height
-    # coefficients in a few copies for the solver, features and guide, the HSI in double for its statistics
-    return int(4 * pixels * scale**2 * (24 * 8 + 16 * guide_bands) + 12 * bands * pixels + 4e8)
 
 
 _ALL = Parts()

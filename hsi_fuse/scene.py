@@ -186,7 +186,7 @@ def run_scene(job: Job, on_step: OnStep = silent) -> list[Path]:
             uncertainty="uncertainty" in how.products,
             device=how.device,
             seed=how.seed,
-            memory=Memory(how.max_memory, job.output.parent),
+            memory=Memory(how.max_memory, job.output.parent, spread="uncertainty" in how.products),
             on_step=on_step,
         )
         return save(

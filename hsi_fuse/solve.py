@@ -5,7 +5,6 @@ All work on coefficients of a noise-whitened subspace, so HSI noise is white wit
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,69 +16,7 @@ from hsi_fuse.physics import blur_down, blur_down_adjoint
 from hsi_fuse.problem import Problem
 from hsi_fuse.sensors.sense import supported
 from hsi_fuse.subspace import Subspace, fill_nearest, upsample
-
-
-def conjugate_gradients(
-    operator: Callable[[Tensor], Tensor],
-    right: Tensor,
-    precondition: Callable[[Tensor], Tensor],
-    iterations: int,
-    tolerance: float,
-) -> tuple[Tensor, int]:
-    """Preconditioned conjugate gradients for a symmetric positive definite operator, from zero.
-
-    Returns the solution and the number of iterations; stops when the residual falls below `tolerance` times
-    the right-hand side.
-
-    Raises
-    ------
-    SolveError
-        The iteration produced numbers that are not finite.
-    """
-    x = torch.zeros_like(right)
-    residual = right.clone()
-    goal = tolerance * float(right.norm())
-    if float(right.norm()) == 0:
-        return x, 0
-    z = precondition(residual)
-    direction = z.clone()
-    rz = (residual * z).sum()
-    step = 0
-    for step in range(1, iterations + 1):
-        image = operator(direction)
-        alpha = rz / (direction * image).sum()
-        x += alpha * direction
-        residual -= alpha * image
-        norm = float(residual.norm())
-        if norm != norm:
-            raise SolveError(f"conjugate gradients broke down at iteration {step}: the values are not finite")
-        if norm <= goal:
-            break
-        z = precondition(residual)
-        rz, before = (residual * z).sum(), rz
-        direction = z + rz / before * direction
-    return x, step
-
-
-def roughness(image: Tensor, down: Tensor, across: Tensor) -> Tensor:
-    """Weighted graph Laplacian with free borders, self-adjoint and positive semi-definite.
-
-    Parameters
-    ----------
-    image : Tensor (c, H, W)
-    down : Tensor (H - 1, W)
-        Weight of each squared difference between a pixel and the one below.
-    across : Tensor (H, W - 1)
-        Between a pixel and its right neighbour.
-    """
-    out = torch.zeros_like(image)
-    step = (image[:, 1:] - image[:, :-1]) * down
-    out[:, 1:] += step
-    out[:, :-1] -= step
-    step = (image[:, :, 1:] - image[:, :, :-1]) * across
-    out[:, :, 1:] += step
-    out[:, :, :-1] -= step
-    return out
+from hsi_fuse.system import System, conjugate_gradients, degree, times
 
 
 def bonds(guide: Tensor, weight: Tensor, edge: float, step: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -219,13 +156,18 @@ def feather(weight: Tensor, hsi_weight: Tensor, ratio: int) -> Tensor:
     closed = -_largest(-_largest(solid, ratio), ratio)
     half = ratio * FEATHER_HSI_PX // 2
     lowest = -_largest(-closed, half)
-    smooth = F.avg_pool2d(_replicate(lowest, half), 2 * half + 1, stride=1)[0, 0]
+    side = 2 * half + 1
+    smooth = F.avg_pool2d(
+        _replicate(lowest, half), (side, 1), stride=1
+    )  # by axes: a square is many times slower
+    smooth = F.avg_pool2d(smooth, (1, side), stride=1)[0, 0]
     return torch.minimum(smooth, weight)
 
 
 def _largest(image: Tensor, reach: int) -> Tensor:
     """Largest value within `reach` pixels along both axes: (H, W) -> (H, W)."""
-    return F.max_pool2d(_replicate(image, reach), 2 * reach + 1, stride=1)[0, 0]
+    along = F.max_pool2d(_replicate(image, reach), (2 * reach + 1, 1), stride=1)
+    return F.max_pool2d(along, (1, 2 * reach + 1), stride=1)[0, 0]
 
 
 def _replicate(image: Tensor, width: int) -> Tensor:
@@ -257,14 +199,14 @@ class MapOptions:
         firmly. What the HSI adds to the guess then spreads within an object and not as a halo around it.
     iterations : int
     tolerance : float
-        Relative residual at which conjugate gradients stop.
+        Root mean square error, in posterior standard deviations, at which conjugate gradients stop.
     """
 
     smooth: float = 1.0
     damp: float = 0.05
     edge: float = 0.3
     iterations: int = 300
-    tolerance: float = 2e-3
+    tolerance: float = 1e-2
 
 
 def solve_map(problem: Problem, subspace: Subspace, prior: Prior, options: MapOptions) -> tuple[Tensor, int]:
@@ -290,9 +232,7 @@ def solve_map(problem: Problem, subspace: Subspace, prior: Prior, options: MapOp
     mixing = sensor.srf @ subspace.basis  # (m, k)
     known = sensor.offset + sensor.srf @ subspace.mean
     whitened = (mixing / problem.guide_noise[:, None] ** 2).T  # (k, m)
-    curvature = whitened @ mixing
-    values, change = diagonalised(prior.covariance, curvature)
-    precision = torch.linalg.inv(prior.covariance.double())
+    values, change = diagonalised(prior.covariance, whitened @ mixing)
     weight = feather(problem.guide_weight, problem.hsi_weight, ratio)
     if prior.texture is None:
         guide, step = standardise(problem.guide, problem.guide_weight), None
@@ -300,41 +240,31 @@ def solve_map(problem: Problem, subspace: Subspace, prior: Prior, options: MapOp
         guide, step = prior.texture.scaled(problem.guide), prior.texture.step
     down, across = bonds(guide, problem.guide_weight, options.edge, step)
     trust = blur_down(weight[None], psf, ratio)[0] * hsi_trust(problem, low)  # (k, h, w)
-
-    def times(matrix: Tensor, image: Tensor) -> Tensor:
-        return torch.tensordot(matrix.to(image), image, dims=1)
-
-    def operator(a: Tensor) -> Tensor:
-        seen = blur_down_adjoint(trust * blur_down(a, psf, ratio), psf, ratio)
-        held = times(precision, options.damp * a + options.smooth * roughness(a, down, across))
-        return seen + weight * times(curvature, a) + held
-
-    # in the basis of `change` the pixelwise part is a division
-    degree = torch.zeros_like(weight)
-    for part, bond in (
-        (degree[1:], down),
-        (degree[:-1], down),
-        (degree[:, 1:], across),
-        (degree[:, :-1], across),
-    ):
-        part += bond
-    spread = float((psf**2).sum()) * (change**2).sum(0)
-    diagonal = (
-        values.to(low)[:, None, None] * weight
-        + (options.damp + options.smooth * degree)
-        + spread.to(low)[:, None, None]
+    change = change.to(low)
+    system = System(
+        psf,
+        ratio,
+        trust,
+        change,
+        values.to(low),
+        weight,
+        options.damp + options.smooth * degree(down, across),
+        options.smooth * down,
+        options.smooth * across,
     )
-
-    def precondition(residual: Tensor) -> Tensor:
-        return times(change, times(change.T, residual) / diagonal)
-
-    missing = problem.guide - known[:, None, None] - times(mixing, prior.mean)
-    right = blur_down_adjoint(trust * (low - blur_down(prior.mean, psf, ratio)), psf, ratio)
-    right = right + weight * times(whitened, missing) - operator(prior.correction)
+    missing = problem.guide - known[:, None, None] - times(mixing, prior.mean)  # (m, H, W)
+    right = blur_down_adjoint(times(change.T, trust * (low - blur_down(prior.mean, psf, ratio))), psf, ratio)
+    right += times(change.T @ whitened, weight * missing)
+    # the unknowns are the correction in the basis of `change`, which makes all but the HSI's term pixelwise
+    start = times(torch.linalg.inv(change), prior.correction)
     correction, steps = conjugate_gradients(
-        operator, right, precondition, options.iterations, options.tolerance
+        system,
+        right.sub_(system(start)),
+        system.precondition,
+        options.iterations,
+        options.tolerance,
     )
-    return prior.mean + prior.correction + correction, steps
+    return prior.mean + times(change, correction.add_(start)), steps
 
 
 def diagonalised(covariance: Tensor, curvature: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ import warnings
 from dataclasses import replace
 from typing import Any
 
-from hsi_fuse.blocks import Divisible, Memory, by_blocks, finite
+from hsi_fuse.blocks import Divisible, Memory, by_blocks, finite, is_small
 from hsi_fuse.errors import HsiFuseWarning, SolveError
 from hsi_fuse.preset import Preset
 from hsi_fuse.problem import Estimate, OnStep, Problem, StageResult, silent
@@ -15,20 +15,22 @@ from hsi_fuse.subspace import interpolate
 
 
 def in_blocks(problem: Problem, preset: Preset, memory: Memory) -> bool:
-    """Whether the scene is solved in blocks: it is too large as a whole, and all stages can be divided."""
-    if memory.block_hsi_px(problem.hsi.shape, problem.ratio) is None:
-        return False
+    """Whether the scene is solved in blocks: it is no small one, and all stages can be divided."""
     whole = [name for name, stage in preset.stages if not isinstance(stage, Divisible)]
-    if whole or not preset.stages:
-        h, w = problem.hsi_weight.shape
-        warnings.warn(
-            f"{h} x {w} pixels may need more than the {memory.limit / 2**30:.3g} GiB of --max-memory: "
-            f"{'stage ' + whole[0] if whole else 'interpolation'} cannot work in blocks",
-            HsiFuseWarning,
-            stacklevel=2,
-        )
+    h, w = problem.hsi_weight.shape
+    if is_small(h, w, problem.ratio):
         return False
-    return True
+    if not whole and preset.stages:
+        return True
+    if memory.holds(problem.hsi.shape, problem.ratio):
+        return False
+    warnings.warn(
+        f"{h} x {w} pixels may need more than the {memory.limit / 2**30:.3g} GiB of --max-memory: "
+        f"{'stage ' + whole[0] if whole else 'interpolation'} cannot work in blocks",
+        HsiFuseWarning,
+        stacklevel=2,
+    )
+    return False
 
 
 def run_stages(

@@ -13,8 +13,9 @@ from typing import Any
 from hsi_fuse.batch.discover import Found, Image, find_images, look_at
 from hsi_fuse.batch.manifest import Manifest, settings_of
 from hsi_fuse.batch.pairing import Pairing, pair_up, read_pairs
+from hsi_fuse.blocks import peak_bytes
 from hsi_fuse.errors import ReadError
-from hsi_fuse.planning import peak_memory, pixel_ratio
+from hsi_fuse.planning import pixel_ratio
 from hsi_fuse.scene import Job, RunSettings
 
 SUFFIXES = {"GTiff": ".tif", "ENVI": ".img", "COG": ".tif"}
@@ -216,7 +217,7 @@ def _task(name: str, pairing: Pairing, reference: Image, out: Path, settings: Ru
         # what may stand there is of other inputs or settings
         Job(hsi.path, reference.path, output, settings, overwrite=True),
         scale,
-        peak_memory(hsi.grid, hsi.bands, reference.bands, scale),
+        peak_bytes((hsi.bands, *hsi.grid.shape), scale),
     )
 
 

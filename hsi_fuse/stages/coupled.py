@@ -22,7 +22,7 @@ from hsi_fuse.subspace import Subspace, fill_nearest, problem_subspace
 LARGEST_CROP_PX, LEAST_CROP_HSI_PX = 128, 4
 LEAST_SUPPORT = 64
 """HSI pixels under the guide below which there is nothing to learn from."""
-BLOCK_PIXELS = 1 << 18
+BLOCK_PIXELS = 1 << 13
 IMITATED_PIXELS, IMITATION_RATE = 2048, 5e-3
 LOG_ILLUMINATION = 0.5
 """Largest logarithm of the illumination scale to either side."""
@@ -342,5 +342,5 @@ def _vertices(spectra: Tensor, count: int) -> Tensor:
 def _whole(network: UnmixingNetwork, problem: Problem, texture: Texture) -> Tensor:
     """Coefficients (k, H, W) of the whole guide, in blocks of pixels."""
     guide = texture.scaled(fill_nearest(problem.guide, problem.guide_weight))
-    blocks = [network(part) for part in torch.split(guide.flatten(1).T, BLOCK_PIXELS)]
-    return torch.cat(blocks).T.reshape(-1, *problem.guide_weight.shape)
+    parts = torch.split(guide.flatten(1).T.contiguous(), BLOCK_PIXELS)
+    return torch.cat([network(part).T for part in parts], 1).view(-1, *problem.guide_weight.shape)
