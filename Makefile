@@ -9,7 +9,7 @@
 #   make benchmark-batch   thirty small scenes, killed twenty times (BENCHMARK="options of benchmarks.batch")
 #   make benchmark-scale   time, memory and seams on large scenes (BENCHMARK="options of benchmarks.scale")
 #   make benchmark-sabotage   is the verdict right: good and spoilt runs, about 10 minutes
-#   make benchmark-refinement   uafl (or ssc) over coupled on misregistered pairs (BENCHMARK="options of benchmarks.refinement")
+#   make benchmark-refinement   uafl and ssc over coupled on misregistered pairs (BENCHMARK="options of benchmarks.refinement")
 #   make benchmark-spectra   fused spectra against field spectra, abundances against references
 #   make benchmark-draft   what `draft` costs over interpolating and writing
 #   make benchmark-registration   error on displaced pairs (BENCHMARK="options of benchmarks.registration")
