@@ -96,7 +96,7 @@ _CURRENT: ContextVar[_Places | None] = ContextVar("checkpoints", default=None)
 
 
 @contextmanager
-def keeping(folder: Path | None, key: str = "", every_s: float = EVERY_S) -> Iterator[None]:
+def keeping(folder: Path | None, key: str = "", every_s: float | None = None) -> Iterator[None]:
     """Within, trainings keep their states in `folder/key`, and go on from those that are there.
 
     Parameters
@@ -105,9 +105,10 @@ def keeping(folder: Path | None, key: str = "", every_s: float = EVERY_S) -> Ite
         None: nothing is kept.
     key : str
         Of all that the trainings follow from, see `key_of`: others' states are never taken.
-    every_s : float
-        Seconds between two states of a training.
+    every_s : float, optional
+        Seconds between two states of a training; None: `EVERY_S`.
     """
+    every_s = EVERY_S if every_s is None else every_s
     token = _CURRENT.set(None if folder is None else _Places(folder / key, every_s))
     try:
         yield

@@ -8,10 +8,13 @@ import torch
 from synthetic import observed, problem_of, scene
 from torch import nn
 
+from hsi_fuse import checkpoints
 from hsi_fuse.checkpoints import discard, keeping, key_of
 from hsi_fuse.errors import HsiFuseWarning
 from hsi_fuse.optimise import Schedule, Trained, train
+from hsi_fuse.preset import load_preset
 from hsi_fuse.problem import silent
+from hsi_fuse.scene import Job, RunSettings, run_scene
 from hsi_fuse.stages.map import Map
 from hsi_fuse.stages.uafl import Uafl
 from hsi_fuse.subspace import interpolate
@@ -102,6 +105,32 @@ def test_states_are_removed_and_nothing_else(tmp_path):
     (tmp_path / "states" / "mine.txt").unlink()
     discard(tmp_path / "states")
     assert not (tmp_path / "states").exists()
+
+
+def test_an_interrupted_run_goes_on_to_the_same_product_and_clears_up(pair, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "EVERY_S", 0.0)
+    quick = ["align.model=none", "align.local=false", "coupled.steps=12", "coupled.imitate=4"]
+    settings = RunSettings(load_preset("fast", quick), threads=1)
+    plain, output, states = (tmp_path / name for name in ("plain.tif", "other.tif", "states"))
+    told = []
+
+    def dies(what: str, step: int, total: int, score: float) -> None:
+        told.append((what, step))
+        if what == "coupled" and step == 6:
+            raise Killed
+
+    run_scene(Job(pair.hsi, pair.ref, plain, settings))
+    job = Job(pair.hsi, pair.ref, output, settings, checkpoints=states)
+    with pytest.raises(Killed):
+        run_scene(job, dies)
+    assert len(list(states.glob("*/*"))) == 2  # imitation, and what came after it
+    assert not output.exists()
+    told.clear()
+    run_scene(job, lambda *report: told.append(report[:2]))
+    assert ("coupled", 3) not in told  # where it was interrupted it goes on
+    assert ("coupled", 9) in told
+    assert output.read_bytes() == plain.read_bytes()
+    assert not states.exists()
 
 
 def test_a_stage_that_is_interrupted_half_way_gives_the_same_bytes(tmp_path):

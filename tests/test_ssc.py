@@ -87,7 +87,7 @@ def test_every_switch_gives_a_network_that_learns_and_the_same_bytes_twice(off, 
     assert ("repair_gain_db" in one.verdict) == (off not in ({"repair": False}, {"misplaced": 0.0}))
     assert torch.equal(one.estimate.coefficients, other.estimate.coefficients)
     assert bool(one.estimate.coefficients.isfinite().all())
-    assert bool(one.products["flow_px"].any())
+    assert bool(one.flow.any())
 
 
 def test_no_iterations_are_refused():

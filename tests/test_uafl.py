@@ -130,7 +130,7 @@ def test_every_switch_gives_a_network_that_learns_and_the_same_bytes_twice(off, 
     assert {"flow_gain_db", "residual_gain_db", "flow_rms_px"} <= set(one.verdict)
     assert torch.equal(one.estimate.coefficients, other.estimate.coefficients)
     assert bool(one.estimate.coefficients.isfinite().all())
-    assert bool(one.products["flow_px"].any()) == (off.get("aggregation") != "still")
+    assert bool(one.flow.any()) == (off.get("aggregation") != "still")
 
 
 # --- its parts ---------------------------------------------------------------------------------------------

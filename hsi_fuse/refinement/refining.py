@@ -151,15 +151,16 @@ class Refining(MapOptions, ABC):
             on_step(self.name, self.steps, self.steps, 0.0)
             if problem.device == home:
                 return result
-            return replace(result, estimate=on_device(result.estimate, home))
+            flow = None if result.flow is None else result.flow.to(home)
+            return replace(result, estimate=on_device(result.estimate, home), flow=flow)
 
     def _improve(self, problem: Problem, start: Estimate, crop_px: int, on_step: OnStep) -> StageResult:
-        scene = Scene.of(problem, start, self.seen, self.dimensions, self)
         draw = torch.Generator().manual_seed(problem.seed)
         usable = supported(problem.guide_weight, problem.hsi_weight, problem.sensor.psf, problem.ratio)
         blocks = hidden_blocks(usable, self.hidden, BLOCK_PX, draw)
         if int(blocks.max()) < LEAST_BLOCKS:
             return _passed(start, {"reason": "too few HSI pixels under the guide to judge by"})
+        scene = Scene.of(problem, start, self.seen, self.dimensions, self)
         if not self.moves and scene.degraded is None:
             return _passed(
                 start, {"reason": "without a flow, and too small for a residual: nothing to learn"}
@@ -202,7 +203,7 @@ class Refining(MapOptions, ABC):
         if start.spread is not None:
             estimate = replace(estimate, spread=warp(start.spread[None], flow[None])[0])
         verdict |= {"kept": True, "flow_rms_px": float((flow**2).sum(0).mean().sqrt())}
-        return StageResult(estimate, verdict, trained.history, {"flow_px": flow})
+        return StageResult(estimate, verdict, trained.history, flow=flow)
 
     def _lesson(
         self, scene: Scene, problem: Problem, crop_px: int, held_out: float, draw: torch.Generator
