@@ -9,9 +9,10 @@
 #   make benchmark-batch   thirty small scenes, killed twenty times (BENCHMARK="options of benchmarks.batch")
 #   make benchmark-scale   time, memory and seams on large scenes (BENCHMARK="options of benchmarks.scale")
 #   make benchmark-sabotage   is the verdict right: good and spoilt runs, about 10 minutes
-#   make benchmark-refinement   uafl (or ssc) over coupled on misregistered pairs (BENCHMARK="options of benchmarks.refinement")
+#   make benchmark-refinement   uafl and ssc over coupled on misregistered pairs (BENCHMARK="options of benchmarks.refinement")
 #   make benchmark-spectra   fused spectra against field spectra, abundances against references
 #   make benchmark-draft   what `draft` costs over interpolating and writing
+#   make gpu-check   time, memory and agreement of the presets on the processor and the GPU, 512 x 512 pixels
 #   make benchmark-registration   error on displaced pairs (BENCHMARK="options of benchmarks.registration")
 #
 # A smaller download, for machines without a GPU:
@@ -25,7 +26,7 @@ BIN       := $(VENV)/bin
 READY     := $(VENV)/.ready
 SCENE     := sample_scenes/village
 
-.PHONY: help demo test check docs benchmark benchmark-scale benchmark-sabotage benchmark-full benchmark-batch benchmark-refinement benchmark-registration benchmark-spectra benchmark-draft clean
+.PHONY: help demo test check docs benchmark benchmark-scale benchmark-sabotage benchmark-full benchmark-batch benchmark-refinement benchmark-registration benchmark-spectra benchmark-draft gpu-check clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -85,6 +86,9 @@ benchmark-draft: $(READY)
 
 benchmark-registration: $(READY)
 	$(BIN)/python -m benchmarks.registration $(BENCHMARK)
+
+gpu-check: $(READY)
+	$(BIN)/python -m benchmarks.devices $(BENCHMARK)
 
 clean:
 	rm -rf $(VENV) out

@@ -1,7 +1,9 @@
 """CUCaNet with each of its parts left out, on registered pairs: `python -m benchmarks.cucanet_ablation`.
 
 For every scene, protocol and variant: PSNR / SAM of the network's own cube, and of what the data make of it.
-The sensors are learned blind.
+The sensors are learned blind. `--cold`: everything starts from nothing, as in the paper: Kaiming's weights, a
+flat PSF of one HSI pixel and flat responses; else decoders start at the HSI's vertices and the sensors at
+`sense`'s.
 """
 
 from __future__ import annotations
@@ -42,10 +44,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seeds", default="0", metavar="0,1,...")
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--variants", default=",".join(VARIANTS), metavar="A,B,...")
+    parser.add_argument("--cold", action="store_true", help="from nothing, as the paper")
     options = parser.parse_args(arguments)
     variants = options.variants.split(",")
     if unknown := set(variants) - set(VARIANTS):
         parser.error(f"unknown: {', '.join(sorted(unknown))}; choose from {', '.join(VARIANTS)}")
+    start = {"warm": False, "disjoint": True} if options.cold else {}
     torch.set_num_threads(1)
     print(HEAD)
     for scene in options.scenes.split(","):
@@ -57,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
                 where: dict[str, Any] = {"mask": (pair.truth > 0).any(0), "border": problem.ratio}
                 for name in variants:
                     started = time.process_time()
-                    stage = replace(Cucanet(steps=options.steps), **VARIANTS[name])
+                    stage = replace(Cucanet(steps=options.steps, **start), **VARIANTS[name])
                     result = stage(problem, interpolate(problem), silent)
                     spent = time.process_time() - started
                     spectra, abundances = (result.products[k] for k in ("endmembers", "abundances"))

@@ -1,7 +1,5 @@
 """Do `uafl` and `ssc` improve on `coupled`? Simulated pairs, against truth.
 
-`python -m benchmarks.refinement --preset balanced` measures `uafl`, `--preset ssc` the stage `ssc`.
-
 Misregistered pairs are registered as `hsi-fuse run` does it, blind, but without the local displacement that
 the alignment would find (`align.local` off): what is left is the stage's to mend. Registered pairs lie
 as they are. `coupled` runs once for each pair, and every variant of the stage starts from its answer. Gains
@@ -190,7 +188,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--scenes", default=list(SCENES), **listed, help=", ".join(NAMES))
     parser.add_argument("--protocols", default=["x4-rgb-mild", "x4-rgb-parallax", "x4-rgb"], **listed)
     parser.add_argument("--seeds", default=["0"], **listed)
-    parser.add_argument("--preset", default="balanced", help="whose `uafl` or `ssc` is measured")
+    parser.add_argument(
+        "--presets", default=["balanced", "ssc"], **listed, help="whose `uafl` or `ssc` is measured"
+    )
     parser.add_argument("--ablation", action="store_true", help="also with its parts switched off")
     parser.add_argument("--crop", type=int, default=512, metavar="PX", help="fine pixels a side, at most")
     parser.add_argument("-o", "--output", help="CSV file, one line for each run")
@@ -198,16 +198,17 @@ def main(arguments: list[str] | None = None) -> int:
     for given, valid in ((options.scenes, NAMES), (options.protocols, PROTOCOLS)):
         if unknown := set(given) - set(valid):
             parser.error(f"unknown: {', '.join(sorted(unknown))}; choose from {', '.join(valid)}")
-    try:
-        preset = load_preset(options.preset)
-    except HsiFuseError as e:
-        parser.error(str(e))
-    stage = next((stage for _, stage in preset.stages if isinstance(stage, Refining)), None)
-    if stage is None:
-        parser.error(f"preset {options.preset} has no stage {' or '.join(ABLATION)}")
-    variants = {"full": stage}
-    if options.ablation:
-        variants = {name: replace(stage, **off) for name, off in ABLATION[stage.name].items()}
+    variants: dict[str, Refining] = {}
+    for name in options.presets:
+        try:
+            preset = load_preset(name)
+        except HsiFuseError as e:
+            parser.error(str(e))
+        stage = next((stage for _, stage in preset.stages if isinstance(stage, Refining)), None)
+        if stage is None:
+            parser.error(f"preset {name} has no stage {' or '.join(ABLATION)}")
+        parts = ABLATION[stage.name] if options.ablation else {"": {}}
+        variants |= {f"{name} {part}".strip(): replace(stage, **off) for part, off in parts.items()}
     torch.set_num_threads(1)
     found = []
     for protocol in options.protocols:

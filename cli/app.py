@@ -51,7 +51,7 @@ Examples:
   hsi-fuse assess fused.tif scene.hdr camera.tif
   hsi-fuse expand sharp_compact.safetensors --rgb -o rgb.tif
   hsi-fuse simulate scene.hdr --protocol x4-rgb-mild -o pair
-  hsi-fuse presets show fast
+  hsi-fuse presets show balanced
 
 {EXIT_CODES}""",
 )

@@ -156,7 +156,7 @@ scale = click.option(
 )
 preset = click.option(
     "--preset",
-    default="fast",
+    default="balanced",
     show_default=True,
     metavar="NAME|FILE",
     help="How much effort; see `hsi-fuse presets list`. A path to a TOML file gives one of your own.",

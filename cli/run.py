@@ -37,6 +37,13 @@ Exit codes: see `hsi-fuse --help`.
 @options.parts
 @options.displacement
 @options.fail_on
+@click.option(
+    "--checkpoints",
+    type=options.PATH,
+    metavar="DIR",
+    help="Keep the states of training in this folder, which no other run uses, once a minute; the same "
+    "command goes on from them when it was interrupted, to the same bytes. They are removed in the end.",
+)
 @click.option("--dry-run", is_flag=True, help="Show what would be done, as `hsi-fuse info` does, and stop.")
 @options.as_json
 @options.loudness
@@ -54,6 +61,7 @@ def run(
     guide_mask: str | None,
     displacement: Path | None,
     fail_on: str,
+    checkpoints: Path | None,
     dry_run: bool,
     as_json: bool,
     **given: Any,
@@ -76,7 +84,8 @@ def run(
     from hsi_fuse.scene import Job, plan_scene, run_scene
     from hsi_fuse.write import gate_written
 
-    job = Job(hsi, ref, output, settings, displacement, overwrite, options.taken(bbox, hsi_mask, guide_mask))
+    taken = options.taken(bbox, hsi_mask, guide_mask)
+    job = Job(hsi, ref, output, settings, displacement, overwrite, taken, checkpoints)
     if dry_run:
         tell_plan(plan_scene(job), as_json)
         return

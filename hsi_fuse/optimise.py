@@ -1,13 +1,14 @@
-"""The one training loop: schedule, stop rule, NaN guard, progress, history."""
+"""The one training loop: schedule, stop rule, NaN guard, progress, history, checkpoints."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 
 import torch
 from torch import Tensor, nn
 
+from hsi_fuse.checkpoints import Draw, Place, drawn, next_place, redraw
 from hsi_fuse.errors import SolveError
 from hsi_fuse.problem import OnStep
 
@@ -60,6 +61,18 @@ class Trained:
     history: tuple[dict[str, float], ...]
 
 
+@dataclass(frozen=True)
+class _Reached:
+    """How far a training has got. `best`: the network's state with the best held-out score."""
+
+    step: int = 0
+    best_step: int = -1
+    best_score: float = float("inf")
+    history: tuple[dict[str, float], ...] = ()
+    finished: bool = False
+    best: Mapping[str, Tensor] = field(default_factory=dict)
+
+
 def train(
     network: nn.Module,
     groups: list[dict[str, object]],
@@ -69,6 +82,7 @@ def train(
     on_step: OnStep,
     what: str,
     project: Callable[[], None] = lambda: None,
+    draws: Sequence[Draw] | None = None,
 ) -> Trained:
     """Minimise `loss` by Adam and leave `network` at its best held-out score.
 
@@ -87,6 +101,10 @@ def train(
         Name for the progress.
     project : callable
         After each step brings parameters back to where they must lie.
+    draws : sequence of generators, optional
+        All that changes with `loss` beside the network: what it draws from. With them a training that was
+        interrupted goes on from its checkpoint (`checkpoints.keeping`) as if it had not been. None: there is
+        more that changes, and it starts anew.
 
     Raises
     ------
@@ -95,9 +113,12 @@ def train(
     """
     optimiser = torch.optim.Adam(groups)
     scheduler = schedule.rates(optimiser)
-    best_score, best_step, best_state = float("inf"), -1, None
-    history: list[dict[str, float]] = []
-    for step in range(1, schedule.steps + 1):
+    place = next_place(what)
+    if draws is None:
+        place, draws = None, ()
+    at = _resumed(place, network, optimiser, scheduler, draws) if place else _Reached()
+    already = at.finished
+    while not at.finished and at.step < schedule.steps:
         value = loss()
         if not bool(torch.isfinite(value)):
             break
@@ -106,19 +127,77 @@ def train(
         optimiser.step()
         project()
         scheduler.step()
-        if step % schedule.check_every and step != schedule.steps:
-            continue
-        held_out = score()
-        history.append({"step": step, "loss": float(value.detach()), "held_out": held_out})
-        on_step(what, step, schedule.steps, held_out)
-        if held_out < best_score:
-            best_score, best_step = held_out, step
-            best_state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-        elif step - best_step >= schedule.patience * schedule.check_every:
-            break
-    if best_state is None:
+        at = replace(at, step=at.step + 1)
+        if at.step % schedule.check_every == 0 or at.step == schedule.steps:
+            at = _checked(at, network, float(value.detach()), score(), schedule)
+            on_step(what, at.step, schedule.steps, at.history[-1]["held_out"])
+        if place and place.due:
+            _keep(place, at, network, optimiser, scheduler, draws)
+    if not at.best:
         raise SolveError(
             f"{what}: training diverged at once; lower its learning rate (--set {what}.learning_rate=...)"
         )
-    network.load_state_dict(best_state)
-    return Trained(best_step, best_score, tuple(history))
+    if place and not already:
+        _keep(place, replace(at, finished=True), network, optimiser, scheduler, draws)
+    network.load_state_dict(dict(at.best))
+    return Trained(at.best_step, at.best_score, at.history)
+
+
+def _checked(at: _Reached, network: nn.Module, loss: float, held_out: float, schedule: Schedule) -> _Reached:
+    """After a look at the held-out score."""
+    entry: dict[str, float] = {"step": at.step, "loss": loss, "held_out": held_out}
+    at = replace(at, history=(*at.history, entry))
+    if held_out < at.best_score:
+        best = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+        return replace(at, best_score=held_out, best_step=at.step, best=best)
+    return replace(at, finished=at.step - at.best_step >= schedule.patience * schedule.check_every)
+
+
+def _keep(
+    place: Place,
+    at: _Reached,
+    network: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LRScheduler,
+    draws: Sequence[Draw],
+) -> None:
+    """Write down all that the next step depends on."""
+    moments = optimiser.state_dict()
+    numbers, generators = drawn(draws)
+    tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+    tensors |= {f"best.{name}": tensor for name, tensor in at.best.items()}
+    tensors |= {f"moment.{i}.{n}": t for i, state in moments["state"].items() for n, t in state.items()}
+    told = asdict(replace(at, best={})) | {
+        "groups": moments["param_groups"],
+        "scheduler": scheduler.state_dict(),
+        "draws": generators,
+    }
+    place.write(tensors | numbers, told)
+
+
+def _resumed(
+    place: Place,
+    network: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LRScheduler,
+    draws: Sequence[Draw],
+) -> _Reached:
+    """Where a training had got when its last state was written; its start where there is none."""
+    kept = place.read()
+    if kept is None:
+        return _Reached()
+    tensors, told = kept
+
+    def under(prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in under("moment.").items():
+        index, _, moment = name.partition(".")
+        state.setdefault(int(index), {})[moment] = tensor
+    network.load_state_dict(under("network."))
+    optimiser.load_state_dict({"state": state, "param_groups": told["groups"]})
+    scheduler.load_state_dict(told["scheduler"])
+    redraw(draws, tensors, told["draws"])
+    reached = {f.name: told[f.name] for f in fields(_Reached) if f.name != "best"}
+    return _Reached(**{**reached, "history": tuple(told["history"]), "best": under("best.")})

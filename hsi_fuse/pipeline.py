@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from hsi_fuse.align import Alignment, window_of
 from hsi_fuse.blocks import Interpolation, Memory
+from hsi_fuse.checkpoints import keeping, key_of
 from hsi_fuse.errors import AlignmentError, PresetError, SolveError
 from hsi_fuse.frame import Frame
 from hsi_fuse.grid import Grid
@@ -23,7 +24,7 @@ from hsi_fuse.overlap.extent import EXTENTS, Extended, Rows, carry_on
 from hsi_fuse.overlap.unaligned import GuideProduct, problem_unaligned
 from hsi_fuse.overlap.unregistered import unmix_problem
 from hsi_fuse.planning import Plan, plan
-from hsi_fuse.preset import Preset, load_preset
+from hsi_fuse.preset import Preset, describe, load_preset
 from hsi_fuse.problem import Cube, Estimate, OnStep, Problem, StageResult, silent
 from hsi_fuse.quality.assess import Quality, assess, plain
 from hsi_fuse.quality.uncertainty import Uncertainty, calibrate
@@ -39,7 +40,7 @@ from hsi_fuse.registration.refusal import improbable, not_found
 from hsi_fuse.registration.register import RegisterOptions
 from hsi_fuse.sensors.known import KnownSensor, warn_of_contradiction
 from hsi_fuse.sensors.sense import Sensing
-from hsi_fuse.solving import in_blocks, run_stages, solvers_of
+from hsi_fuse.solving import as_left, in_blocks, run_stages, solvers_of, within_memory
 from hsi_fuse.subspace import estimate_noise, interpolate
 
 
@@ -50,7 +51,8 @@ class FusionResult:
     Attributes
     ----------
     problem, estimate, interpolation
-        What was solved, its answer, and plain interpolation of the HSI.
+        What was solved, as the stages left it (`solving.as_left`), its answer, and plain interpolation of the
+        HSI.
     alignment : Alignment
     registration : mapping
         Figures of the registration.
@@ -131,7 +133,7 @@ class FusionResult:
 def fuse(
     hsi: Raster,
     guide: Guide,
-    preset: Preset | str | Path = "fast",
+    preset: Preset | str | Path = "balanced",
     *,
     scale: int | None = None,
     known: KnownSensor | None = None,
@@ -142,6 +144,7 @@ def fuse(
     device: str = "auto",
     seed: int = 0,
     memory: Memory | None = None,
+    checkpoints: Path | None = None,
     on_step: OnStep = silent,
 ) -> FusionResult:
     """Sharpen an HSI with an unregistered reference.
@@ -172,6 +175,9 @@ def fuse(
     memory : Memory, optional
         What the run may use, and where factors go that do not fit. A scene that is larger is solved in
         overlapping blocks; which, depends on this and on the scene alone.
+    checkpoints : Path, optional
+        Folder in which the stages' trainings keep their states, and from whose states they go on when the
+        same call was interrupted before.
     on_step : callable
         Progress.
 
@@ -208,10 +214,13 @@ def fuse(
             if apart is not None:
                 alignment = replace(alignment, found={**alignment.found, **apart.figures()})
         memory = memory or Memory()
+        preset = within_memory(problem, preset, memory)
         start = None if in_blocks(problem, preset, memory) else interpolate(problem)
         interpolation: Cube = Interpolation.of(problem) if start is None else start
-        with clock("stages"):
+        key = key_of(problem, describe(preset)["stages"], memory.limit) if checkpoints else ""
+        with clock("stages"), keeping(checkpoints, key):
             estimate, results = run_stages(problem, start, preset, on_step, memory)
+        problem = as_left(problem, *(result for _, result in results))
         over_guide = _over_guide(problem, results, guide_grid, hsi, on_step) if unaligned else None
         carried = None
         if extent != "hsi":

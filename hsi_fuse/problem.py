@@ -214,6 +214,8 @@ class StageResult:
         What the stage learned in place of the problem's, if it is the better one; None: the problem's stands.
     unmixed : Unmixed, optional
         The native guide made hyperspectral, of a stage that did so.
+    flow : Tensor (2, H, W), optional
+        Where the stage found the guide to lie: what belongs at fine pixel q is at q + flow(q); columns, rows.
     """
 
     estimate: Estimate
@@ -222,6 +224,7 @@ class StageResult:
     products: Mapping[str, Tensor] = field(default_factory=dict)
     sensor: Sensor | None = None
     unmixed: Unmixed | None = None
+    flow: Tensor | None = None
 
 
 Moved = TypeVar("Moved", Problem, Estimate, Sensor, NativeGuide)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from hsi_fuse.blocks import DEFAULT_MEMORY, Memory
+from hsi_fuse.checkpoints import discard
 from hsi_fuse.errors import GridError, PresetError
 from hsi_fuse.inputs import Inputs
 from hsi_fuse.pipeline import fuse
@@ -133,6 +134,8 @@ class Job:
         Whether outputs that exist are replaced.
     parts : Parts
         Which parts of the inputs take part.
+    checkpoints : Path or None
+        Folder for the states of the trainings; they are removed once the product stands.
     """
 
     hsi: Path
@@ -142,6 +145,7 @@ class Job:
     displacement: Path | None = None
     overwrite: bool = False
     parts: Parts = field(default_factory=Parts)
+    checkpoints: Path | None = None
 
     @property
     def inputs(self) -> Inputs:
@@ -187,9 +191,10 @@ def run_scene(job: Job, on_step: OnStep = silent) -> list[Path]:
             device=how.device,
             seed=how.seed,
             memory=Memory(how.max_memory, job.output.parent, spread="uncertainty" in how.products),
+            checkpoints=job.checkpoints,
             on_step=on_step,
         )
-        return save(
+        written = save(
             result,
             job.output,
             products=how.products,
@@ -201,6 +206,9 @@ def run_scene(job: Job, on_step: OnStep = silent) -> list[Path]:
             inputs=job.inputs,
             on_step=on_step,
         )
+    if job.checkpoints is not None:
+        discard(job.checkpoints)
+    return written
 
 
 def plan_scene(job: Job) -> Plan:

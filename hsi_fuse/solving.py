@@ -10,8 +10,25 @@ from hsi_fuse.blocks import Divisible, Memory, by_blocks, finite, is_small
 from hsi_fuse.errors import HsiFuseWarning, SolveError
 from hsi_fuse.preset import Preset
 from hsi_fuse.problem import Estimate, OnStep, Problem, StageResult, silent
+from hsi_fuse.refinement.realign import realigned
+from hsi_fuse.refinement.refining import Refining
 from hsi_fuse.stages import STAGES
 from hsi_fuse.subspace import interpolate
+
+
+def within_memory(problem: Problem, preset: Preset, memory: Memory) -> Preset:
+    """The preset without stages that mend, which need the scene as a whole, where that is too large."""
+    rest = [(name, stage) for name, stage in preset.stages if not isinstance(stage, Refining)]
+    if len(rest) == len(preset.stages) or memory.block_hsi_px(problem.hsi.shape, problem.ratio) is None:
+        return preset
+    left_out = ", ".join(name for name, stage in preset.stages if isinstance(stage, Refining))
+    warnings.warn(
+        f"stage {left_out} is left out: it needs the scene as a whole, for which the "
+        f"{memory.limit / 2**30:.3g} GiB of --max-memory may not suffice",
+        HsiFuseWarning,
+        stacklevel=2,
+    )
+    return replace(preset, stages=tuple(rest))
 
 
 def in_blocks(problem: Problem, preset: Preset, memory: Memory) -> bool:
@@ -46,7 +63,8 @@ def run_stages(
     """
     memory = memory or Memory()
     side = memory.block_hsi_px(problem.hsi.shape, problem.ratio) if start is None else None
-    estimate, results = start, []
+    estimate = start
+    results: list[tuple[str, StageResult]] = []
     for name, stage in preset.stages:
         if side is not None and isinstance(stage, Divisible):
             result = by_blocks(stage, problem, side, memory, on_step)
@@ -56,11 +74,20 @@ def run_stages(
         if not finite(result.estimate.coefficients):
             raise SolveError(f"stage {name} produced values that are not finite; please report this pair")
         estimate = result.estimate
-        if result.sensor is not None:
-            problem = replace(problem, sensor=result.sensor)
+        problem = as_left(problem, result)
         results.append((name, result))
     assert estimate is not None
     return estimate, tuple(results)
+
+
+def as_left(problem: Problem, *results: StageResult) -> Problem:
+    """A problem as stages left it: with the sensor that they learned, and the guide where they found it."""
+    for result in results:
+        if result.sensor is not None:
+            problem = replace(problem, sensor=result.sensor)
+        if result.flow is not None:
+            problem = realigned(problem, result.flow)
+    return problem
 
 
 def solvers_of(preset: Preset) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def test_every_row_of_the_ablation_is_another_network(name):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--scenes", "atlantis"], ["--protocols", "x5"], ["--preset", "fast"], ["--preset", "no"]]
+    "arguments", [["--scenes", "atlantis"], ["--protocols", "x5"], ["--presets", "fast"], ["--presets", "no"]]
 )
 def test_what_does_not_exist_is_refused(arguments, capsys):
     with pytest.raises(SystemExit):

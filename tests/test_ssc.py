@@ -81,13 +81,13 @@ def test_every_switch_gives_a_network_that_learns_and_the_same_bytes_twice(off, 
     small = observe(scene(64, 72), WAVELENGTHS, Protocol("test", 2, psf, EDGES[3]), seed=1)
     problem = problem_of(small, seed=4)
     start = started(problem)
-    stage = Ssc(steps=2, width=4, levels=2, groups=2, heads=2, crop_px=32, **off)
+    stage = Ssc(steps=2, width=4, levels=2, groups=2, heads=2, crop_px=32, fits=0.0, **off)
     one, other = (stage(problem, start, silent) for _ in range(2))
     assert {"flow_gain_db", "residual_gain_db", "flow_rms_px"} <= set(one.verdict)
     assert ("repair_gain_db" in one.verdict) == (off not in ({"repair": False}, {"misplaced": 0.0}))
     assert torch.equal(one.estimate.coefficients, other.estimate.coefficients)
     assert bool(one.estimate.coefficients.isfinite().all())
-    assert bool(one.products["flow_px"].any())
+    assert bool(one.flow.any())
 
 
 def test_no_iterations_are_refused():
@@ -209,7 +209,7 @@ def channels_and_sight(pair) -> tuple[Channels, Sight]:
     subspace = problem_subspace(problem)
     lift = torch.eye(subspace.size)[:2]
     sight = Sight.of(problem, subspace, within(subspace, interpolate(problem)))
-    return Channels.of(problem, subspace, lift, neutral=True), sight
+    return Channels.of(problem, subspace, lift), sight
 
 
 def test_hidden_pixels_do_not_claim_a_displacement(pair):

@@ -53,10 +53,20 @@ def test_a_displaced_guide_is_found_and_the_gain_is_real(pair):
     assert quality(result.estimate, pair) > quality(start, pair) + 1
 
 
-def test_a_guide_that_fits_passes_through_or_loses_nothing(pair):
+def test_a_guide_that_fits_to_within_the_noise_costs_no_training(pair):
     problem = problem_of(pair)
     start = started(problem)
     result = Uafl(**SMALL)(problem, start, silent)
+    assert result.estimate is start
+    assert not result.history
+    assert "nothing to mend" in result.verdict["reason"]
+    assert 0.5 < result.verdict["misfit_over_noise"] < 1.5  # what it is made of is known here
+
+
+def test_a_guide_that_fits_passes_through_or_loses_nothing_when_it_is_looked_at(pair):
+    problem = problem_of(pair)
+    start = started(problem)
+    result = Uafl(**SMALL, fits=0.0)(problem, start, silent)
     if not result.verdict["kept"]:
         assert result.estimate is start
         assert result.verdict["reason"]
@@ -77,7 +87,7 @@ def test_a_diverging_training_passes_through_with_a_warning(pair):
     problem = problem_of(pair)
     start = started(problem)
     with pytest.warns(HsiFuseWarning, match="uafl is left out"):
-        result = Uafl(**(SMALL | {"learning_rate": float("inf")}))(problem, start, silent)
+        result = Uafl(**(SMALL | {"learning_rate": float("inf"), "fits": 0.0}))(problem, start, silent)
     assert result.estimate is start
 
 
@@ -114,13 +124,13 @@ def test_every_switch_gives_a_network_that_learns_and_the_same_bytes_twice(off, 
     small = observe(scene(64, 72), WAVELENGTHS, Protocol("test", 2, psf, EDGES[3]), seed=1)
     problem = problem_of(small, seed=4)
     start = started(problem)
-    stage = Uafl(steps=2, width=4, levels=2, groups=2, heads=2, crop_px=32, **off)
+    stage = Uafl(steps=2, width=4, levels=2, groups=2, heads=2, crop_px=32, fits=0.0, **off)
     one, other = (stage(problem, start, silent) for _ in range(2))
     assert one.verdict["kept"]
     assert {"flow_gain_db", "residual_gain_db", "flow_rms_px"} <= set(one.verdict)
     assert torch.equal(one.estimate.coefficients, other.estimate.coefficients)
     assert bool(one.estimate.coefficients.isfinite().all())
-    assert bool(one.products["flow_px"].any()) == (off.get("aggregation") != "still")
+    assert bool(one.flow.any()) == (off.get("aggregation") != "still")
 
 
 # --- its parts ---------------------------------------------------------------------------------------------

@@ -134,7 +134,8 @@ def learn_sensors(
         {"params": [layers.responses], "lr": SRF_RATE},
         {"params": [layers.gain, layers.offset], "lr": GAIN_RATE},
     ]
-    found = train(layers, groups, loss, score, Schedule(steps, max(steps // 10, 1), 5), silent, "sensors")
+    schedule = Schedule(steps, max(steps // 10, 1), 5)
+    found = train(layers, groups, loss, score, schedule, silent, "sensors", draws=())
     if found.best_score >= start:
         layers.load_state_dict(before)
 

@@ -70,13 +70,11 @@ class Scene:
         abundances: int | None,
         dimensions: int,
         options: MapOptions,
-        neutral: bool = False,
     ) -> Scene:
         """A problem and its start.
 
         `abundances`: how many coefficients the network sees and gives; None: the spectral bands instead.
         `dimensions`: most of the subspace; `options`: of the MAP that starts the degraded pair.
-        `neutral`: see `Channels`.
         """
         subspace = problem_subspace(problem, dimensions)
         low = subspace.project(fill_nearest(problem.hsi, problem.hsi_weight))
@@ -89,7 +87,7 @@ class Scene:
             bands = subspace.basis / subspace.noise[:, None]  # (n, k), orthonormal columns
             typical = spread.norm() / len(bands) ** 0.5
             lift, drop = bands / typical, bands.T * typical
-        channels = Channels.of(problem, subspace, lift, neutral)
+        channels = Channels.of(problem, subspace, lift)
         degraded = Degraded.of(problem, subspace, dimensions, options)
         return cls(subspace, channels, drop, within(subspace, start), low, degraded)
 

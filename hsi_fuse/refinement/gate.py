@@ -11,7 +11,7 @@ BLOCK_PX = 1
 LEAST_BLOCKS = 12
 CLEAR = 1.0
 """Standard errors."""
-LEAST_GAIN_DB = 0.2
+LEAST_GAIN_DB = 0.5
 
 
 @dataclass(frozen=True)

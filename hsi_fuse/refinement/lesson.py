@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from hsi_fuse.checkpoints import Draw
 from hsi_fuse.crops import Crop, Crops
 from hsi_fuse.nets.flow import warp
 from hsi_fuse.physics import blur_down, psf_padding
@@ -79,7 +80,8 @@ class Lesson:
         self.sight, self.channels, self.drop, self.weights, self.draw = sight, channels, drop, weights, draw
         self.to_learn, self.to_check, self.taught = to_learn, to_check, taught
         self.guide_noise, self.level_noise = guide_noise[:, None, None], level_noise[:, None, None]
-        self.steps = 0
+        rngs = {id(pair.misplacer.rng): pair.misplacer.rng for pair in taught}
+        self.draws: tuple[Draw, ...] = (draw, *rngs.values())
         self.inputs = channels(sight)
         self.bonds = bonds(channels.scaled(sight.guide), sight.guide_weight, weights.edge)
         self.crops = crops_of(to_learn > 0, crop_px, sight)
@@ -90,11 +92,21 @@ class Lesson:
     def loss(self, network: nn.Module) -> Tensor:
         """One crop of the scene, and one of a pair misplaced on purpose."""
         total = self._on_scene(network, self.crops.any(self.draw), self.to_learn, whole=True)
-        self.steps += 1
-        if self.taught and self.steps % 2 == 0:  # half as often: it costs as much, and steadies only
+        # half as often: it costs as much, and steadies only
+        if self.taught and bool(torch.randint(2, (), generator=self.draw)):
             chosen = int(torch.randint(len(self.taught), (1,), generator=self.draw))
             total = total + self.weights.misplaced * self._on_pair(network, self.taught[chosen])
         return total
+
+    @torch.no_grad()
+    def unexplained(self) -> float:
+        """Misfit of the guide as it lies, seen through the PSF, over what noise alone makes of it."""
+        sight, weight = self.sight, self.to_learn + self.to_check
+        left = blur_down(sight.guide, sight.psf, sight.ratio) - self.channels.expected(sight.low)
+        z = torch.linspace(-6, 6, 1201, dtype=torch.float64)
+        chance = (torch.log1p((z / self.weights.robust) ** 2) * torch.exp(-(z**2) / 2)).sum()
+        chance = chance / torch.exp(-(z**2) / 2).sum()
+        return float(self._penalty(left / self.level_noise, weight)) / float(chance)
 
     @torch.no_grad()
     def score(self, network: nn.Module) -> float:

@@ -75,6 +75,9 @@ class Refining(MapOptions, ABC):
         Weight of the pairs misplaced on purpose.
     misplaced_px : float
         RMS of their smooth misregistration, fine pixels.
+    fits : float
+        Misfit of the guide, seen through the PSF, to the HSI, seen through the SRF, below which there is
+        nothing to mend; in units of what their noise alone makes.
     hidden, held_out : float
         Shares of HSI pixels that judge the flow, and that decide when training stops.
     dimensions : int
@@ -94,14 +97,13 @@ class Refining(MapOptions, ABC):
     robust: float = 5.0
     misplaced: float = 0.1
     misplaced_px: float = 1.0
+    fits: float = 2.0
     hidden: float = 0.15
     held_out: float = 0.1
     dimensions: int = 24
 
     name: ClassVar[str]
     """As in `STAGES`."""
-    neutral: ClassVar[bool] = False
-    """See `sight.Channels`."""
 
     @abstractmethod
     def network(self, abundances: int, reference: int, outputs: int) -> nn.Module:
@@ -149,23 +151,28 @@ class Refining(MapOptions, ABC):
             on_step(self.name, self.steps, self.steps, 0.0)
             if problem.device == home:
                 return result
-            return replace(result, estimate=on_device(result.estimate, home))
+            flow = None if result.flow is None else result.flow.to(home)
+            return replace(result, estimate=on_device(result.estimate, home), flow=flow)
 
     def _improve(self, problem: Problem, start: Estimate, crop_px: int, on_step: OnStep) -> StageResult:
-        scene = Scene.of(problem, start, self.seen, self.dimensions, self, self.neutral)
         draw = torch.Generator().manual_seed(problem.seed)
         usable = supported(problem.guide_weight, problem.hsi_weight, problem.sensor.psf, problem.ratio)
         blocks = hidden_blocks(usable, self.hidden, BLOCK_PX, draw)
         if int(blocks.max()) < LEAST_BLOCKS:
             return _passed(start, {"reason": "too few HSI pixels under the guide to judge by"})
+        scene = Scene.of(problem, start, self.seen, self.dimensions, self)
         if not self.moves and scene.degraded is None:
             return _passed(
                 start, {"reason": "without a flow, and too small for a residual: nothing to learn"}
             )
         hiding = _without(problem, blocks > 0)
         lesson = self._lesson(scene, hiding, crop_px, self.held_out, draw)
+        misfit = lesson.unexplained()
+        verdict: dict[str, object] = {"misfit_over_noise": misfit}
+        if self.moves and misfit < self.fits:
+            return _passed(start, {**verdict, "reason": "the reference fits the HSI: nothing to mend"})
         network, trained = self._learn(lesson, scene.drop.shape[1], problem.seed, on_step)
-        verdict: dict[str, object] = {"best_step": trained.best_step, "held_out_error": trained.best_score}
+        verdict |= {"best_step": trained.best_step, "held_out_error": trained.best_score}
 
         _, flow = scene.answer(network, scene.sight(hiding), crop_px)
         moved = realigned(hiding, flow)
@@ -196,7 +203,7 @@ class Refining(MapOptions, ABC):
         if start.spread is not None:
             estimate = replace(estimate, spread=warp(start.spread[None], flow[None])[0])
         verdict |= {"kept": True, "flow_rms_px": float((flow**2).sum(0).mean().sqrt())}
-        return StageResult(estimate, verdict, trained.history, {"flow_px": flow})
+        return StageResult(estimate, verdict, trained.history, flow=flow)
 
     def _lesson(
         self, scene: Scene, problem: Problem, crop_px: int, held_out: float, draw: torch.Generator
@@ -249,7 +256,7 @@ class Refining(MapOptions, ABC):
     def _train(self, network: Mixed, lesson: Lesson, schedule: Schedule, on_step: OnStep) -> Trained:
         groups: list[dict[str, object]] = [{"params": list(network.parameters()), "lr": self.learning_rate}]
         loss, score = (lambda: lesson.loss(network)), (lambda: lesson.score(network))
-        return train(network, groups, loss, score, schedule, on_step, self.name)
+        return train(network, groups, loss, score, schedule, on_step, self.name, draws=lesson.draws)
 
     def _hidden_error(self, scene: Scene, problem: Problem) -> Tensor:
         """What a quick MAP of a problem misses of the scene's HSI, hidden pixels too: (h, w)."""

@@ -76,7 +76,7 @@ class Repairer:
 
         groups: list[dict[str, object]] = [{"params": list(network.parameters()), "lr": learning_rate}]
         schedule = Schedule(steps, check_every=max(steps // 4, 1), patience=2)
-        train(network, groups, lambda: error(fetched()), score, schedule, silent, what)
+        train(network, groups, lambda: error(fetched()), score, schedule, silent, what, draws=lesson.draws)
         return cls(network, channels)
 
     @torch.no_grad()

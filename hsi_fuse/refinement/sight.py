@@ -104,7 +104,8 @@ class Channels:
     """How a sight becomes the two inputs of a network, alike for every sight of a scene.
 
     Abundances: the HSI's, interpolated; what the guide should look like; and how it differs from what it
-    looks like through the PSF. Reference: the guide as it is and through the PSF, and where it is.
+    looks like through the PSF. Reference: the guide as it is and through the PSF, and where it is. An HSI
+    pixel without weight wants what the guide shows: filled from its neighbour it would look displaced.
 
     Attributes
     ----------
@@ -114,9 +115,6 @@ class Channels:
         What the guide sees of coefficients, and of the scene's mean.
     mean, spread : Tensor (m,)
         Of the guide.
-    neutral : bool
-        An HSI pixel without weight wants what the guide shows. Else it repeats the nearest one with weight,
-        which a network that compares place by place takes for displacement.
     """
 
     lift: Tensor
@@ -124,10 +122,9 @@ class Channels:
     known: Tensor
     mean: Tensor
     spread: Tensor
-    neutral: bool = False
 
     @classmethod
-    def of(cls, problem: Problem, subspace: Subspace, lift: Tensor, neutral: bool = False) -> Channels:
+    def of(cls, problem: Problem, subspace: Subspace, lift: Tensor) -> Channels:
         """For the sights of one problem."""
         there = problem.guide_weight > 0
         inside = problem.guide[:, there if int(there.sum()) > 1 else torch.ones_like(there)]
@@ -138,7 +135,6 @@ class Channels:
             sensor.offset + sensor.srf @ subspace.mean,
             inside.mean(1),
             inside.std(1).clamp_min(1e-12),
-            neutral,
         )
 
     def expected(self, coefficients: Tensor) -> Tensor:
@@ -154,11 +150,8 @@ class Channels:
         plain = upsample(sight.low, sight.ratio)
         seen = blur_down(sight.guide, sight.psf, sight.ratio)
         blurred = self.scaled(upsample(seen, sight.ratio))
-        if self.neutral:
-            known = torch.where(sight.low_weight > 0, self.expected(sight.low), seen)
-            wanted = self.scaled(upsample(known, sight.ratio))
-        else:
-            wanted = self.scaled(self.expected(plain))
+        known = torch.where(sight.low_weight > 0, self.expected(sight.low), seen)
+        wanted = self.scaled(upsample(known, sight.ratio))
         lifted = torch.tensordot(self.lift, plain, dims=1)
         abundances = torch.cat([lifted, wanted, CONTRAST * (wanted - blurred)])
         reference = torch.cat([self.scaled(sight.guide), blurred, sight.guide_weight[None]])

@@ -232,7 +232,7 @@ class Coupled(MapOptions):
         if self.imitate:
             once = Schedule(self.imitate, check_every=self.imitate)
             groups: list[dict[str, object]] = [{"params": weights, "lr": IMITATION_RATE}]
-            train(network, groups, imitation, lambda: 0.0, once, silent, "coupled")
+            train(network, groups, imitation, lambda: 0.0, once, silent, "coupled", draws=(draw,))
         # from here on errors count by how far imitation misses each coefficient at the HSI's resolution
         scale = self._metric(anchor(problem, low, _whole(network, problem, texture)).covariance.diagonal())
 
@@ -270,7 +270,7 @@ class Coupled(MapOptions):
             },
         ]
         schedule = Schedule(self.steps, check_every=max(min(100, self.steps // 4), 1))
-        return network, train(network, groups, loss, score, schedule, on_step, "coupled")
+        return network, train(network, groups, loss, score, schedule, on_step, "coupled", draws=(draw,))
 
 
 @dataclass(frozen=True)

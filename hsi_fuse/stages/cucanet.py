@@ -282,6 +282,7 @@ class _Training:
             on_step,
             "cucanet",
             network.project,
+            draws=(draw,),
         )
 
     def _learn_sensors(self) -> None:

@@ -47,7 +47,6 @@ class Ssc(Refining):
     stiffness: float = 1.0
 
     name: ClassVar[str] = "ssc"
-    neutral: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.iterations < 1:
