@@ -235,10 +235,9 @@ class _State:
                 looked, state.base, options.model, local, options.iterations, state.shift, near=state.length
             )
             responses = fit_responses(self.raw, found.base, found.shift, observer, self.spectra)
-            same = [r.exponent for r in responses] == [r.exponent for r in state.responses]
-            signs = [r.span > 0 for r in responses] == [r.span > 0 for r in state.responses]
+            same = all(map(Response.close_to, responses, state.responses))
             state = replace(state, shift=found.shift, length=found.length, responses=responses)
-            if same and signs:
+            if same:
                 break
         return state, found
 
