@@ -341,7 +341,7 @@ def align(
             found = register(flipped, replace(options, local=False))
         except AlignmentError:
             return False
-        return found.evidence.probability >= options.least_probability
+        return not options.refuses(found.evidence)
 
     try:
         found = register(window, options)
@@ -350,7 +350,7 @@ def align(
             raise
         flip = not georeferenced and mirrored()
         raise not_found(failure, hsi, guide, window, start, planned, options, flip) from failure
-    if found.evidence.probability < options.least_probability:
+    if options.refuses(found.evidence):
         raise improbable(found, hsi, guide, start, planned, options, not georeferenced and mirrored())
     warn_of_contradiction(found.sensed.sensor)
     # what shows something else than the HSI is no guide; mere edges that fit badly stay one

@@ -298,7 +298,7 @@ def _linearise(
     freedom: float,
     weigh: Weigh,
 ) -> _Linear:
-    weight, m = seen.support, len(seen.values)
+    weight, m = seen.weight, len(seen.values)
     if weight.sum() < 2 * len(observer.design):
         raise AlignmentError("the mapping slid off the reference")
     weight, residual, span = robust_regression(seen.values, observer.design, weight, weigh)
