@@ -34,7 +34,7 @@ Place = tuple[str, int, int]
 """Scene, first row, first column."""
 FIRST = ("muufl", "pavia_centre", "samson", "jasper", "abu_urban_1", "abu_beach_1")
 SECOND = (
-    *("abu_airport_2", "abu_airport_4", "abu_urban_3", "abu_urban_5", "abu_beach_3"),
+    *("abu_airport_2", "abu_urban_3", "abu_urban_5", "abu_beach_3"),
     *("sandiego", "indian_pines"),
 )
 HALVES: dict[str, tuple[Place, ...]] = {
