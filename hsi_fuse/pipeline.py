@@ -35,7 +35,7 @@ from hsi_fuse.registration.detectors import align_detectors
 from hsi_fuse.registration.figures import registration_figures
 from hsi_fuse.registration.follow import as_followed, follow
 from hsi_fuse.registration.joint import Registered, register_pair
-from hsi_fuse.registration.refusal import improbable, not_found
+from hsi_fuse.registration.refusal import apart, improbable, not_found
 from hsi_fuse.registration.register import RegisterOptions
 from hsi_fuse.sensors.known import KnownSensor, warn_of_contradiction
 from hsi_fuse.sensors.sense import Sensing
@@ -306,7 +306,10 @@ def align(
     options, scale = preset.align, planned.scale
     georeferenced = hsi.grid.georeferenced and guide.grid.georeferenced
     margin = options.reach_hsi_px(hsi.grid.shape) if georeferenced else float(max(hsi.grid.shape))
-    top, left, height, width = window_of(hsi.grid, guide.grid, planned.start, margin)
+    try:
+        top, left, height, width = window_of(hsi.grid, guide.grid, planned.start, margin)
+    except AlignmentError as failure:
+        raise apart(failure, hsi, guide, planned, options) from failure
     window = guide.read(top, left, height, width)
     start = Affine.translation(-left, -top) * planned.start
     # a copy only where there must be one: of a big scene each takes a gigabyte
