@@ -13,6 +13,7 @@
 #   make benchmark-spectra   fused spectra against field spectra, abundances against references
 #   make benchmark-draft   what `draft` costs over interpolating and writing
 #   make benchmark-registration   error on displaced pairs (BENCHMARK="options of benchmarks.registration")
+#   make benchmark-wrong-guides   references of other places: is each refused, and no right one?
 #
 # A smaller download, for machines without a GPU:
 #   make demo PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
@@ -25,7 +26,7 @@ BIN       := $(VENV)/bin
 READY     := $(VENV)/.ready
 SCENE     := sample_scenes/village
 
-.PHONY: help demo test check docs benchmark benchmark-scale benchmark-sabotage benchmark-full benchmark-batch benchmark-refinement benchmark-registration benchmark-spectra benchmark-draft clean
+.PHONY: help demo test check docs benchmark benchmark-scale benchmark-sabotage benchmark-full benchmark-batch benchmark-refinement benchmark-registration benchmark-spectra benchmark-draft benchmark-wrong-guides clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -85,6 +86,9 @@ benchmark-draft: $(READY)
 
 benchmark-registration: $(READY)
 	$(BIN)/python -m benchmarks.registration $(BENCHMARK)
+
+benchmark-wrong-guides: $(READY)
+	$(BIN)/python -m benchmarks.wrong_guides $(BENCHMARK)
 
 clean:
 	rm -rf $(VENV) out
