@@ -14,6 +14,7 @@
 #   make benchmark-draft   what `draft` costs over interpolating and writing
 #   make gpu-check   time, memory and agreement of the presets on the processor and the GPU, 512 x 512 pixels
 #   make benchmark-registration   error on displaced pairs (BENCHMARK="options of benchmarks.registration")
+#   make benchmark-wrong-guides   references of other places: is each refused, and no right one?
 #
 # A smaller download, for machines without a GPU:
 #   make demo PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
@@ -26,7 +27,7 @@ BIN       := $(VENV)/bin
 READY     := $(VENV)/.ready
 SCENE     := sample_scenes/village
 
-.PHONY: help demo test check docs benchmark benchmark-scale benchmark-sabotage benchmark-full benchmark-batch benchmark-refinement benchmark-registration benchmark-spectra benchmark-draft gpu-check clean
+.PHONY: help demo test check docs benchmark benchmark-scale benchmark-sabotage benchmark-full benchmark-batch benchmark-refinement benchmark-registration benchmark-spectra benchmark-draft benchmark-wrong-guides gpu-check clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -89,6 +90,9 @@ benchmark-registration: $(READY)
 
 gpu-check: $(READY)
 	$(BIN)/python -m benchmarks.devices $(BENCHMARK)
+
+benchmark-wrong-guides: $(READY)
+	$(BIN)/python -m benchmarks.wrong_guides $(BENCHMARK)
 
 clean:
 	rm -rf $(VENV) out

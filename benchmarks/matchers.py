@@ -6,6 +6,7 @@ PSF: they match the HSI, seen through the SRF and interpolated to the fine grid,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,7 @@ from hsi_fuse.physics import mix_bands
 from hsi_fuse.raster import Raster
 from hsi_fuse.registration import warp
 from hsi_fuse.registration.confidence import refined
-from hsi_fuse.registration.joint import register_pair
+from hsi_fuse.registration.joint import Registered, register_pair
 from hsi_fuse.registration.register import RegisterOptions
 from hsi_fuse.sensors.sense import Sensing
 from hsi_fuse.simulation.displace import Mask, centres
@@ -48,21 +49,38 @@ class Found:
         0 to 1; low where the guide does not show the fine pixel.
     error_px : float
         The method's own estimate of its error, fine pixels.
+    probability : float
+        Of the guide showing the place, by the method; NaN where it does not say.
     """
 
     columns: Array
     rows: Array
     confidence: Array | None = None
     error_px: float = 0.0
+    probability: float = math.nan
 
 
 def ours(pair: ObservedPair) -> Found:
-    """`hsi_fuse.registration.joint`, fed as the pipeline feeds it: mapping and sensors together, blind."""
+    """`hsi_fuse.registration.joint` as the pipeline asks it: mapping and sensors together, blind.
+
+    Raises
+    ------
+    AlignmentError
+        Nothing is found, or what is found is too improbable.
+    """
+    found = registered(pair)
+    if refused(found):
+        raise AlignmentError(f"refused: probability {found.evidence.probability:.2f}")
+    return as_found(found, pair)
+
+
+def registered(pair: ObservedPair) -> Registered:
+    """What the registration finds, whatever the verdict."""
     ratio, (_, height, width) = pair.sensor.ratio, pair.guide.shape
     window = Raster(
         pair.guide.numpy(), pair.guide_valid.numpy(), Grid(None, Affine.identity(), width, height)
     )
-    found = register_pair(
+    return register_pair(
         pair.hsi,
         torch.ones(pair.hsi.shape[1:]),
         window,
@@ -73,13 +91,24 @@ def ours(pair: ObservedPair) -> Found:
         RegisterOptions(),
         Sensing(),
     )
+
+
+def refused(found: Registered) -> bool:
+    """The verdict of `hsi-fuse run`, by its default options."""
+    return RegisterOptions().refuses(found.evidence)
+
+
+def as_found(found: Registered, pair: ObservedPair) -> Found:
+    """The mapping at the pair's fine pixels."""
+    ratio, (_, height, width) = pair.sensor.ratio, pair.guide.shape
     x, y = (np.arange(side) + 0.5 for side in (width, height))
     columns, rows = warp.apply(found.hsi_to_guide * Affine.scale(1 / ratio), *np.meshgrid(x, y))
     if found.bend is not None:
         bend = warp.on_lattice(found.bend, x, y, (height, width))
         columns, rows = columns + bend[0], rows + bend[1]
     confidence = refined(found.confidence, ratio)
-    return Found(columns, rows, confidence, ratio * found.evidence.deviation_hsi_px)
+    error = ratio * found.evidence.deviation_hsi_px
+    return Found(columns, rows, confidence, error, found.evidence.probability)
 
 
 def phase(pair: ObservedPair) -> Found:

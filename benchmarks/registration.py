@@ -16,12 +16,12 @@ import math
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields, replace
 from multiprocessing import get_context
 from time import process_time
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -55,6 +55,7 @@ WORST_LOSS_DB = {"mild": (1.5, 0.7), "strong": (2.5, 1.2)}
 LEAST_AUC = 0.8
 OBJECTS_PX = 0.5
 
+T, R = TypeVar("T"), TypeVar("R")
 Bar = tuple[float, float]
 _MILD: tuple[Bar, Bar] = (0.2, 0.5), (0.10, 0.25)
 _HARD: tuple[Bar, Bar] = (0.3, 0.8), (0.15, 0.4)
@@ -88,6 +89,8 @@ class Score:
     """Of low confidence as a sign of occlusion."""
     loss_db: float
     """PSNR of the pair fused with the true mapping over that with the found one."""
+    probability: float
+    """Of the guide showing the place; a pair that the verdict refuses is a failure."""
     cpu_s: float
     failure: str
 
@@ -130,9 +133,9 @@ def run(job: Job) -> list[Score]:
             found, failure = None, f"{type(e).__name__}: {e}"
         seconds = (process_time() - started) / CORES
         figures = dict.fromkeys(("weighted_px", "unweighted_px", "clear_px"), math.inf)
-        figures |= dict.fromkeys(("objects_px", "auc", "loss_db"), math.nan)
+        figures |= dict.fromkeys(("objects_px", "auc", "loss_db", "probability"), math.nan)
         if found is not None:
-            figures |= errors(pair, found)
+            figures |= errors(pair, found) | {"probability": found.probability}
             if not figures["weighted_px"] <= LOST_HSI_PX * protocol.ratio:
                 failure = f"lost: {figures['weighted_px']:.1f} px"
         if found is not None and not failure and job.fuse and job.variant in FUSED:
@@ -262,7 +265,7 @@ def main(arguments: list[str] | None = None) -> int:
         for seed in options.seeds
     ]
     groups: dict[tuple[str, str, str], list[Score]] = defaultdict(list)
-    for score in (s for scores in _all(jobs, options.workers) for s in scores):
+    for score in (s for scores in mapped(run, jobs, options.workers) for s in scores):
         groups[score.protocol, score.variant, score.method].append(score)
         if options.verbose:
             print(_told(score), flush=True)
@@ -283,21 +286,21 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _all(jobs: list[Job], workers: int) -> Iterator[list[Score]]:
-    """The scores of all jobs, in their order."""
+def mapped(work: Callable[[T], R], jobs: Sequence[T], workers: int) -> Iterator[R]:
+    """What becomes of all jobs, in their order."""
     os.environ["OMP_NUM_THREADS"] = "1"  # of the workers
     if workers == 1:
         torch.set_num_threads(1)
-        yield from map(run, jobs)
+        yield from map(work, jobs)
         return
     with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        yield from pool.map(run, jobs)
+        yield from pool.map(work, jobs)
 
 
 def _told(s: Score) -> str:
     name = f"{s.protocol:<9}{s.variant:<12}{s.method:<8}{s.scene:<19}{s.seed:<3}"
     figures = {"": s.weighted_px, "unweighted": s.unweighted_px, "clear": s.clear_px, "objects": s.objects_px}
-    figures |= {"AUC": s.auc, "loss dB": s.loss_db, "cpu s": s.cpu_s}
+    figures |= {"AUC": s.auc, "loss dB": s.loss_db, "p": s.probability, "cpu s": s.cpu_s}
     told = "  ".join(f"{k} {v:.3f}".strip() for k, v in figures.items() if not math.isnan(v))
     return f"{name}{told}  {s.failure}".rstrip()
 

@@ -22,7 +22,7 @@ from hsi_fuse.quality.product_files import open_product, truth_of
 from hsi_fuse.raster import Raster
 from hsi_fuse.read import Guide
 from hsi_fuse.record import Clock, files_of, fingerprints, provenance_of, recorded, versions
-from hsi_fuse.report.page import render, take_pictures
+from hsi_fuse.report.page import is_refusal, render, take_pictures
 from hsi_fuse.subspace import interpolate
 
 ENDINGS = ("_report.html", "_quality.json")
@@ -132,7 +132,7 @@ def check_reports(output: str | Path, overwrite: bool = False) -> None:
     WriteError
     """
     for path in reports_of(output):
-        check_output(path, overwrite)
+        check_output(path, overwrite or is_refusal(path))
 
 
 def save_judged(

@@ -36,7 +36,7 @@ from hsi_fuse.registration.detectors import align_detectors
 from hsi_fuse.registration.figures import registration_figures
 from hsi_fuse.registration.follow import as_followed, follow
 from hsi_fuse.registration.joint import Registered, register_pair
-from hsi_fuse.registration.refusal import improbable, not_found
+from hsi_fuse.registration.refusal import apart, improbable, not_found
 from hsi_fuse.registration.register import RegisterOptions
 from hsi_fuse.sensors.known import KnownSensor, warn_of_contradiction
 from hsi_fuse.sensors.sense import Sensing
@@ -315,7 +315,10 @@ def align(
     options, scale = preset.align, planned.scale
     georeferenced = hsi.grid.georeferenced and guide.grid.georeferenced
     margin = options.reach_hsi_px(hsi.grid.shape) if georeferenced else float(max(hsi.grid.shape))
-    top, left, height, width = window_of(hsi.grid, guide.grid, planned.start, margin)
+    try:
+        top, left, height, width = window_of(hsi.grid, guide.grid, planned.start, margin)
+    except AlignmentError as failure:
+        raise apart(failure, hsi, guide, planned, options) from failure
     window = guide.read(top, left, height, width)
     start = Affine.translation(-left, -top) * planned.start
     # a copy only where there must be one: of a big scene each takes a gigabyte
@@ -350,7 +353,7 @@ def align(
             found = register(flipped, replace(options, local=False))
         except AlignmentError:
             return False
-        return found.evidence.probability >= options.least_probability
+        return not options.refuses(found.evidence)
 
     try:
         found = register(window, options)
@@ -359,7 +362,7 @@ def align(
             raise
         flip = not georeferenced and mirrored()
         raise not_found(failure, hsi, guide, window, start, planned, options, flip) from failure
-    if found.evidence.probability < options.least_probability:
+    if options.refuses(found.evidence):
         raise improbable(found, hsi, guide, start, planned, options, not georeferenced and mirrored())
     warn_of_contradiction(found.sensed.sensor)
     # what shows something else than the HSI is no guide; mere edges that fit badly stay one

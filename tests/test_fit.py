@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from affine import Affine
-from synthetic import COLUMNS, MARGIN, PSF, RATIO, ROWS, START, misplaced, unregistered
+from synthetic import COLUMNS, MARGIN, PSF, RATIO, ROWS, START, cut, misplaced, unregistered
 
 from hsi_fuse.errors import AlignmentError
 from hsi_fuse.registration import fit as module
@@ -136,6 +136,22 @@ def test_a_turned_start_is_no_other_problem():
     assert found.shift.affine * (COLUMNS / 2, ROWS / 2) == pytest.approx(
         (COLUMNS / 2 + 2.1 / RATIO, ROWS / 2 - 1.7 / RATIO), abs=0.02
     )
+
+
+def test_a_pixel_at_the_guides_rim_weighs_by_what_the_guide_shows_of_it():
+    pair = cut(unregistered(), 12, 12, 0)  # the guide ends where the HSI ends
+    at_rim = []
+    for move in (-0.6, -0.3, 0.0, 0.3, 0.6):
+        seen = Observer(pair, PSF, RATIO).see(pair.start * Affine.translation(move, 0))
+        weight, support = seen.weight.reshape(12, 12), seen.support.reshape(12, 12) > 0
+        assert (weight[6, 2:10] > 0.99).all()
+        assert (weight[support] > 0.85).all()
+        assert (weight[~support] < 0.9).all()
+        at_rim.append(weight[6, -1])
+    assert at_rim[0] > 0.9
+    assert 0.1 < at_rim[2] < 0.5
+    assert at_rim[-1] == 0
+    assert sorted(at_rim, reverse=True) == at_rim
 
 
 def test_the_affine_is_the_first_order_of_the_displacement():

@@ -267,6 +267,42 @@ def test_a_report_that_exists_is_kept_without_overwrite(command, wrong, out, fai
 
 
 @pytest.mark.parametrize("command", COMMANDS)
+def test_the_page_of_a_refusal_is_in_nobodys_way(command, wrong, right, out, failing):
+    for _ in range(2):
+        failing(*command, *wrong, "-o", "sharp.tif")
+    assert cli.main([*command, *right, "-o", "sharp.tif"]) == 0
+    page = out / "sharp_report.html"
+    assert not page.exists() or "Reference refused" not in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_images_that_lie_apart_are_drawn_on_a_map(command, right, out, failing, tmp_path):
+    with rasterio.open(right[1]) as file:
+        write(tmp_path / "far.tif", file.read(), Affine.translation(30_000, 0) * file.transform)
+    line = failing(*command, right[0], "far.tif", *right[2:], "-o", "sharp.tif")
+    assert "does not overlap" in line
+    assert line.endswith("what was tried: sharp_report.html")
+    page = (out / "sharp_report.html").read_text(encoding="utf-8")
+    check_page(page, pictures=2)
+    assert "the two lie apart" in page
+
+
+def test_borders_are_in_the_references_crs(right, tmp_path):
+    with rasterio.open(right[1]) as file:
+        write(tmp_path / "far.tif", file.read(), Affine.translation(30_000, 0) * file.transform)
+        wanted = np.array(file.bounds).reshape(2, 2).T + np.array([[30_000], [0]])
+    with pytest.raises(RefusedError) as caught:
+        aligned([right[0], str(tmp_path / "far.tif"), *right[2:]])
+    outlines = dict(caught.value.attempt.outlines)
+    border = outlines["the reference"]
+    assert np.stack([border.min(1), border.max(1)], 1) == pytest.approx(wanted)
+    with rasterio.open(right[0]) as file:
+        wanted = np.array(file.bounds).reshape(2, 2).T
+    border = outlines["the HSI"]
+    assert np.stack([border.min(1), border.max(1)], 1) == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_one_can_insist(command, wrong, out, capsys):
     (out / "sharp_report.html").write_text("of a refusal before")
     insisting = ["--set", "align.least_probability=0", "--overwrite", "-o", "sharp.tif"]

@@ -16,7 +16,7 @@ from hsi_fuse.simulation.displace import Misregistration
 from hsi_fuse.simulation.simulate import MS4, PROTOCOLS, observe
 
 TURNED = Misregistration(shift_px=(3.3, -2.6), degrees=1.5, scale=1.01)
-RUN = Score("muufl", "x4-rgb", "mild", 0, "ours", 0.1, 0.2, 0.1, np.nan, np.nan, 0.5, 1.0, "")
+RUN = Score("muufl", "x4-rgb", "mild", 0, "ours", 0.1, 0.2, 0.1, np.nan, np.nan, 0.5, 0.99, 1.0, "")
 
 
 @pytest.fixture(scope="module")

@@ -52,6 +52,17 @@ def test_a_gamma_is_found_and_undone(gamma, span):
     assert (1 - made < 0.2 * (1 - np.abs(likeness(pair, plain)))).all()
 
 
+def test_a_curve_is_found_more_finely_than_it_is_first_looked_for():
+    """A black, below the darkest pixel; no exponent and no black level of the grid is right."""
+    plain = unregistered()
+    lit = replace(plain, guide=plain.guide - plain.guide.amin((1, 2), keepdim=True) * 0.9)
+    levels = lit.guide.amax((1, 2), keepdim=True)
+    camera = replace(lit, guide=30 + 200 * (lit.guide / levels) ** (1 / 2.07))
+    for response in responses_of(camera):
+        assert response.exponent == pytest.approx(2.07, rel=0.02)
+        assert response.black == pytest.approx(30, abs=3)
+
+
 @pytest.mark.parametrize("bands", [1, 3, 9])
 def test_all_bands_have_the_cameras_exponent(bands):
     found = responses_of(compressed(unregistered(guide_bands=bands), 2.0))

@@ -46,6 +46,9 @@ SETTLED = 0.004
 STRETCH = 0.03
 """Rotation, scale and shear expected of a step from one base to the next."""
 ROUNDS_OF_LENGTH = 5
+ENOUGH_FOR_EACH = 16
+"""HSI pixels under the guide for each coefficient; where there are less, those at the guide's rim count too.
+Only there: a cloud at the rim goes on beyond it, and bends the mapping before it is known for one."""
 
 
 @dataclass(frozen=True)
@@ -298,7 +301,8 @@ def _linearise(
     freedom: float,
     weigh: Weigh,
 ) -> _Linear:
-    weight, m = seen.support, len(seen.values)
+    plenty = seen.support.sum() > ENOUGH_FOR_EACH * len(observer.design)
+    weight, m = seen.support if plenty else seen.weight, len(seen.values)
     if weight.sum() < 2 * len(observer.design):
         raise AlignmentError("the mapping slid off the reference")
     weight, residual, span = robust_regression(seen.values, observer.design, weight, weigh)

@@ -24,7 +24,8 @@ from hsi_fuse.sensors.sense import Sensed, Sensing, sense
 from hsi_fuse.subspace import estimate_noise, fill_nearest, fit_subspace
 
 DIMENSIONS = 10
-PIXELS_PER_DIMENSION = 16
+PIXELS_PER_DIMENSION, HALF_PIXELS_PER_DIMENSION = 16, 4
+"""Of the HSI while the mapping is sought, and of those of its halves that lie under the guide."""
 TURNS = 3
 CURVE_ROUNDS = 4
 SETTLED_HSI_PX = 0.02
@@ -235,10 +236,9 @@ class _State:
                 looked, state.base, options.model, local, options.iterations, state.shift, near=state.length
             )
             responses = fit_responses(self.raw, found.base, found.shift, observer, self.spectra)
-            same = [r.exponent for r in responses] == [r.exponent for r in state.responses]
-            signs = [r.span > 0 for r in responses] == [r.span > 0 for r in state.responses]
+            same = all(map(Response.close_to, responses, state.responses))
             state = replace(state, shift=found.shift, length=found.length, responses=responses)
-            if same and signs:
+            if same:
                 break
         return state, found
 
@@ -297,12 +297,15 @@ class _Half:
     ----------
     unseen : Tensor (h, w)
         The others.
+    pair : Pair
+        With no more coefficients than either colour's pixels can tell apart.
     fitted : Fitted
     prediction : Prediction
         Of them.
     """
 
     unseen: Tensor
+    pair: Pair
     fitted: Fitted
     prediction: Prediction
 
@@ -312,12 +315,17 @@ def _halves(
 ) -> list[_Half]:
     """Mappings of either colour; the one given instead where the options allow none but the start."""
     out, colour = [], checkerboard(state.raw.shape, state.raw.low.device)
+    whole = state.pair
+    looks = [Observer(whole, psf, ratio, each).see(state.base, state.shift) for each in (colour, ~colour)]
+    few = int(min(seen.support.sum() for seen in looks)) // HALF_PIXELS_PER_DIMENSION
+    pair = replace(whole, low=whole.low[: max(few, 1)])
     for unseen in (colour, ~colour):
-        others = Observer(state.pair, psf, ratio, ~unseen)
+        others = Observer(pair, psf, ratio, ~unseen)
         found = fitted
         if found is None or options.model != "none":
             found = fit(others, state.base, options.model, options.local, 6, state.shift, near=state.length)
-        out.append(_Half(unseen, found, predicted(others, Observer(state.pair, psf, ratio, unseen), found)))
+        told = predicted(others, Observer(pair, psf, ratio, unseen), found)
+        out.append(_Half(unseen, pair, found, told))
     return out
 
 
@@ -340,7 +348,7 @@ def _held_out(
     """What pixels that took no part say: tie points of the start and of the fit, evidence for the latter."""
     before, after, halves = [], [], _halves(state, psf, ratio, options, fitted)
     for half in halves:
-        ties = tie_points(state.pair, half.fitted, psf, ratio, half.unseen, options.tie_block_hsi_px)
+        ties = tie_points(half.pair, half.fitted, psf, ratio, half.unseen, options.tie_block_hsi_px)
         after.append(ties)
         before.append(_seen_from(state.raw.start, half.fitted, ties))
     found = np.concatenate(after)

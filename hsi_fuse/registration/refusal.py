@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,8 +11,9 @@ import torch
 from affine import Affine
 from numpy.typing import NDArray
 
-from hsi_fuse.align import resample
+from hsi_fuse.align import resample, to_guide
 from hsi_fuse.errors import AlignmentError, RefusedError
+from hsi_fuse.grid import Grid
 from hsi_fuse.physics import blur_down, mix_bands
 from hsi_fuse.planning import Plan
 from hsi_fuse.quality.assess import plain
@@ -37,19 +38,23 @@ class Attempt:
     ----------
     seen : ndarray (y, x, 3), uint8
         The HSI as the guide's bands would see it; by wavelengths where no mapping was found.
-    guide : ndarray (y, x, 3), uint8
-        The guide where the best mapping puts it, or the search's start where none was found.
+    guide : ndarray (y, x, 3), uint8, or None
+        The guide where the best mapping puts it, or the search's start where none was found. None where the
+        two lie apart.
     residual : ndarray (h, w) or None
         What the HSI leaves unexplained of the guide, standard deviations of the guide; NaN where it shows
         nothing. None where no mapping was found.
     figures : mapping
         Of the registration as far as it came, and of what was searched; JSON-ready.
+    outlines : sequence of (name, ndarray (2, n))
+        Where the two lie apart: their borders, x and y in the guide's CRS.
     """
 
     seen: Image
-    guide: Image
+    guide: Image | None
     residual: NDArray[np.float32] | None
     figures: Mapping[str, Any]
+    outlines: Sequence[tuple[str, NDArray[np.float64]]] = ()
 
 
 def improbable(
@@ -135,18 +140,50 @@ def not_found(
     )
     if mirrored:
         message = _flip(guide)
-    wavelengths = None if hsi.wavelengths_nm is None else hsi.wavelengths_nm[hsi.good_bands].tolist()
-    values = hsi.values[hsi.good_bands]
     step = _step(planned.target.shape)
     shape = (planned.target.height // step, planned.target.width // step)
     placed, weight = resample(window, start * Affine.scale(step / planned.scale), planned.displacement, shape)
     attempt = Attempt(
-        _picture(values[list(rgb_bands(len(values), wavelengths))], hsi.valid),
+        _in_colours(hsi),
         _picture(placed[_shown(len(placed), window.wavelengths_nm)], weight > 0),
         None,
         plain({"probability": None, "searched": asdict(searched)}),
     )
     return RefusedError(message, attempt)
+
+
+def apart(
+    error: AlignmentError, hsi: Raster, guide: Guide, planned: Plan, options: RegisterOptions
+) -> RefusedError:
+    """The error for a guide that lies elsewhere by its georeferencing, as far as was to be searched.
+
+    Parameters
+    ----------
+    error : AlignmentError
+        What tells it.
+
+    The others are those of `improbable`.
+    """
+    ours = to_guide(planned.start, planned.displacement, hsi.grid.shape, *_border(hsi.grid))
+    outlines = [
+        (name, np.stack(guide.grid.transform * tuple(border)))
+        for name, border in (("the HSI", ours), ("the reference", np.stack(_border(guide.grid))))
+    ]
+    figures = plain({"probability": None, "searched": asdict(_searched(hsi, guide, options))})
+    return RefusedError(str(error), Attempt(_in_colours(hsi), None, None, figures, outlines))
+
+
+def _border(grid: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Columns and rows of a grid's corners, the first once more at the end."""
+    x, y = np.array([0.0, 1, 1, 0, 0]), np.array([0.0, 0, 1, 1, 0])
+    return x * grid.width, y * grid.height
+
+
+def _in_colours(hsi: Raster) -> Image:
+    """The HSI by its own bands."""
+    wavelengths = None if hsi.wavelengths_nm is None else hsi.wavelengths_nm[hsi.good_bands].tolist()
+    values = hsi.values[hsi.good_bands]
+    return _picture(values[list(rgb_bands(len(values), wavelengths))], hsi.valid)
 
 
 def _flip(guide: Guide) -> str:

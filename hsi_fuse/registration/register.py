@@ -13,6 +13,7 @@ from affine import Affine
 
 from hsi_fuse.errors import AlignmentError
 from hsi_fuse.physics import gaussian_psf
+from hsi_fuse.registration.evidence import Evidence
 from hsi_fuse.registration.fit import POLYNOMIALS, Fitted, fit
 from hsi_fuse.registration.robust import information, robust_regression, student
 from hsi_fuse.registration.search import Range, search
@@ -75,6 +76,10 @@ class RegisterOptions:
     def __post_init__(self) -> None:
         if self.model not in MODELS:
             raise AlignmentError(f"align.model is {self.model!r}: choose one of {', '.join(MODELS)}")
+
+    def refuses(self, evidence: Evidence) -> bool:
+        """Whether a guide of such evidence is too improbable; never where nothing was fitted."""
+        return evidence.probability < self.least_probability
 
     def reach_hsi_px(self, shape: tuple[int, int]) -> float:
         """How far beyond an HSI of (h, w) pixels the guide may be looked at, HSI pixels."""

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from affine import Affine
 from numpy.typing import NDArray
-from scipy.optimize import nnls
+from scipy.optimize import minimize_scalar, nnls
 from torch import Tensor
 
 from hsi_fuse.errors import AlignmentError
@@ -26,7 +26,10 @@ from hsi_fuse.registration.warp import Array, Observer, Pair
 EXPONENTS = tuple(np.exp(np.linspace(np.log(0.35), np.log(3.5), 25)).tolist())
 BLACK_LEVELS = (0.001, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.5)
 """Below the darkest pixels, as a share of the band's range."""
-KNOTS = 24
+FINE = {"xatol": 2e-3}
+"""To which the logarithm of an exponent and a black level are sought between the grid's places."""
+SETTLED_LOG_EXPONENT = 0.02
+KNOTS = 48
 """Of the piecewise linear functions by which curves are tried."""
 ROUNDS = 2
 CLEARLY_LESS = 0.85
@@ -64,6 +67,11 @@ class Response:
     def linear(self) -> bool:
         """True where the band is used as it is."""
         return self.exponent == 1.0 and self.span > 0
+
+    def close_to(self, other: Response) -> bool:
+        """Whether a mapping fitted under one serves under the other."""
+        same_sign = (self.span > 0) == (other.span > 0)
+        return same_sign and abs(np.log(self.exponent / other.exponent)) < SETTLED_LOG_EXPONENT
 
     def __call__(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """The linearised band."""
@@ -106,16 +114,31 @@ def fit_responses(
         return [band.response(band.line) for band in bands]
     curves = [band.line for band in bands]
     for _ in range(ROUNDS):
-        # one camera, one exponent: bands share it, and what each of them has to say of it
-        tried = [[band.best(exponent) for band in bands] for exponent in EXPONENTS]
-        costs = [sum(np.log(b.left(c)) for b, c in zip(bands, row, strict=True)) for row in tried]
-        curves = tried[int(np.argmin(costs))]
+        curves = _best_curves(bands)
         for band, curve in zip(bands, curves, strict=True):
             band.reweigh(curve)
     gains = [1 - b.left(c) / b.left(b.line) for b, c in zip(bands, curves, strict=True)]
     if np.log1p(-np.array(gains)).mean() > np.log(CLEARLY_LESS):
         return [band.response(band.line) for band in bands]
     return [band.response(c, gain) for band, c, gain in zip(bands, curves, gains, strict=True)]
+
+
+def _best_curves(bands: list[_Band]) -> list[tuple[float, float]]:
+    """The curves that leave least: one camera, one exponent, of which each band has something to say.
+
+    The best of a grid, then between its neighbours: where a scene is well explained, what a curve a tenth off
+    leaves is enough for the local field to follow, by a pixel.
+    """
+
+    def cost(log_exponent: float) -> float:
+        exponent = float(np.exp(log_exponent))
+        return float(sum(np.log(band.left(band.best(exponent))) for band in bands))
+
+    logs = np.log(EXPONENTS)
+    first = int(np.argmin([cost(log) for log in logs]))
+    near = logs[max(first - 1, 0)], logs[min(first + 1, len(logs) - 1)]
+    exponent = float(np.exp(minimize_scalar(cost, bounds=near, method="bounded", options=FINE).x))
+    return [band.best(exponent) for band in bands]
 
 
 class _Band:
@@ -166,7 +189,13 @@ class _Band:
 
     def best(self, exponent: float) -> tuple[float, float]:
         """The curve of an exponent that leaves least."""
-        return min(((exponent, below) for below in BLACK_LEVELS), key=self.left)
+
+        def left(below: float) -> float:
+            return self.left((exponent, below))
+
+        first = int(np.argmin([left(below) for below in BLACK_LEVELS]))
+        near = BLACK_LEVELS[max(first - 1, 0)], BLACK_LEVELS[min(first + 1, len(BLACK_LEVELS) - 1)]
+        return exponent, float(minimize_scalar(left, bounds=near, method="bounded", options=FINE).x)
 
     def left(self, curve: tuple[float, float]) -> float:
         """Share of the variance that stays unexplained."""

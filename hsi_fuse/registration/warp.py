@@ -23,6 +23,9 @@ Shift = Callable[[Array, Array], Array]
 STRIP_PIXELS = 2_000_000
 MOST_HSI_PIXELS = 60_000
 STRIP_HSI_ROWS = 8
+LEAST_BEYOND, HALF_BEYOND, MOST_BEYOND = 0.02, 0.06, 0.3
+"""Share of the PSF beyond the guide: of a pixel that counts as seen, of one that weighs half in a fit, and
+from which on it weighs nothing. What lies beyond errs by half of the contrast, a good fit by a thirtieth."""
 
 
 @dataclass(frozen=True)
@@ -179,11 +182,15 @@ class Seen:
         Derivatives along HSI columns and rows, per HSI pixel.
     support : ndarray (N,)
         1 where (nearly) the whole PSF lies on valid guide pixels, else 0.
+    weight : ndarray (N,)
+        What a fit should make of each: 1 under the whole PSF; less where a part of it lies beyond the guide,
+        of which only the nearest pixels' values are known; 0 where that is much.
     """
 
     values: Array
     slopes: Array
     support: Array
+    weight: Array
 
 
 class Observer:
@@ -232,7 +239,10 @@ class Observer:
             slopes = [torch.gradient(warped[:-1], dim=axis)[0] * self.ratio for axis in (2, 1)]
             strips.append(torch.cat([warped[:-1], *slopes, warped[-1:]]))
         out, m = self.blurred(strips), len(self.image)
-        return Seen(out[:m], out[m : 3 * m].reshape(2, m, -1), (out[-1] > 0.98).astype(np.float64))
+        beyond = 1 - out[-1]
+        weight = np.where(beyond < MOST_BEYOND, 1 / (1 + (beyond / HALF_BEYOND) ** 2), 0.0)
+        support = (beyond < LEAST_BEYOND).astype(np.float64)
+        return Seen(out[:m], out[m : 3 * m].reshape(2, m, -1), support, weight)
 
     def warped(self, base: Affine, shift: Shift | None = None) -> list[Tensor]:
         """The guide and, last, its validity on the fine grid, strip by strip: (m + 1, rows, columns) each."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,10 @@ from hsi_fuse.report.all_plots import report_plots
 from hsi_fuse.report.pictures import Pictures, composite, take_pictures
 from hsi_fuse.report.words import METHODS, REGISTRATION, band_names, figure_text, flat, grouped, middle
 
-__all__ = ["Pictures", "composite", "render", "render_refusal", "take_pictures"]
+__all__ = ["Pictures", "composite", "is_refusal", "render", "render_refusal", "take_pictures"]
 
+REFUSED, HEAD = b"hsi-fuse refusal</title>", 4096
+"""What the title of a refusal's page ends with, within so many bytes."""
 LARGEST_PAGE = 4_800_000
 """Characters."""
 HARDER = ((88, 1), (75, 1), (60, 1), (60, 2), (40, 4))
@@ -189,10 +192,19 @@ def render_refusal(attempt: Attempt, message: str, *, title: str) -> str:
         title=title,
         message=message,
         seen=plots.picture_uri(attempt.seen, exact=True),
-        guide=plots.picture_uri(attempt.guide),
+        guide=None if attempt.guide is None else plots.picture_uri(attempt.guide),
+        outlines=plots.outlines_plot(attempt.outlines) if attempt.outlines else None,
         residual=None if residual is None else plots.map_plot(residual, "standard deviations", 1.5),
         figures=flat(figures, without=("guide_response",), labels=REGISTRATION),
     )
+
+
+def is_refusal(path: Path) -> bool:
+    """Whether a file is a page of `render_refusal`: nothing that anyone would miss."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return REFUSED in file.read(HEAD)
 
 
 def _environment() -> Environment:

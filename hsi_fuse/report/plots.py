@@ -233,6 +233,25 @@ def arrows_plot(panels: Sequence[Arrows], shape: tuple[int, int]) -> Plot:
     return both(draw, width, float(np.clip(4.0 * shape[0] / shape[1], 2.0, 6.0)) + 0.5)
 
 
+def outlines_plot(outlines: Sequence[tuple[str, NDArray[Any]]]) -> Plot:
+    """Borders (2, n) on one map, each with its name and a mark at its middle: it may be small from afar."""
+
+    def draw(figure: Figure, theme: Theme) -> None:
+        axes = figure.subplots()
+        for (name, border), colour, style in zip(outlines, theme["cycle"], STYLES, strict=False):
+            axes.plot(*border, style, color=colour, lw=1.3)
+            middle = (border.min(1) + border.max(1)) / 2
+            axes.plot(*middle, "+", color=colour, ms=8, label=name)
+        axes.set_aspect("equal", adjustable="datalim")
+        axes.ticklabel_format(useOffset=False, style="plain")
+        axes.locator_params(axis="x", nbins=5)
+        axes.set_xlabel("x")
+        axes.set_ylabel("y")
+        axes.legend(fontsize=8, frameon=False, labelcolor=theme["ink"])
+
+    return both(draw, 5.2, 3.6)
+
+
 def _round_length(length: float) -> float:
     """The nearest of 1, 2 or 5 times a power of ten."""
     steps = np.outer(10.0 ** np.arange(-4, 5), (1, 2, 5)).ravel()

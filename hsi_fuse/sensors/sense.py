@@ -31,6 +31,8 @@ FLATTEST = 0.02
 NARROWEST_PX = 1.0
 """FWHM that a PSF may always have, fine pixels."""
 PSF_ROUNDS = 4
+LEAST_DIMENSIONS, PIXELS_PER_SLOPE = 6, 3
+"""Of the regression that seeks the PSF: fewest coefficients, and HSI pixels for each of its slopes."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class SenseOptions:
         Range in which the PSF's full width at half maximum is sought, in HSI pixels; from one fine pixel on
         where that is less.
     dimensions : int
-        Size of the HSI subspace that explains the guide while the PSF is sought.
+        Size of the HSI subspace that explains the guide while the PSF is sought; less on few pixels.
     folds : int
         Spatial folds that choose the SRF's smoothness.
     crop_hsi_px : int
@@ -114,7 +116,7 @@ def sense(
     GridError
         A known PSF does not fit the ratio.
     AlignmentError
-        Fewer than 3 (dimensions + 1) HSI pixels lie fully under the guide.
+        Fewer than `PIXELS_PER_SLOPE` (`LEAST_DIMENSIONS` + 1) HSI pixels lie fully under the guide.
     """
     how = how or Sensing()
     options, known = how.options, how.known
@@ -130,7 +132,7 @@ def sense(
         psf, shape = given.to(hsi), {"psf": "given"}
 
     support = supported(guide_weight, hsi_weight, psf, ratio)
-    _need(support, 3 * (len(low) + 1))
+    _determined(low, support)
     seen = blur_down(guide, psf, ratio)[:, support].double().cpu().numpy()  # (m, N)
     spectra = (torch.tensordot(subspace.basis, low, 1) + subspace.mean[:, None, None])[:, support]
     prior = SrfPrior.of(known, len(guide), len(hsi))
@@ -215,7 +217,7 @@ def _fit_psf(
         support = supported(guide_weight, hsi_weight, gaussian_psf(ratio, reach), ratio)
         if int(support.sum()) >= 400:
             break
-    _need(support, 3 * (low.shape[0] + 1))
+    low = _determined(low, support)
     design = torch.cat([torch.ones_like(low[:1]), low])[:, support].double()
     weight = torch.ones(design.shape[1], dtype=torch.float64, device=low.device)
 
@@ -262,14 +264,21 @@ def _fit_psf(
     }
 
 
-def _need(support: Tensor, needed: int) -> None:
-    """Raise AlignmentError where too few HSI pixels are supported."""
-    found = int(support.sum())
-    if found < needed:
+def _determined(low: Tensor, support: Tensor) -> Tensor:
+    """As many of the coefficients (k, h, w) as the supported HSI pixels (h, w) determine well.
+
+    Raises
+    ------
+    AlignmentError
+        Not even `LEAST_DIMENSIONS`.
+    """
+    found, least = int(support.sum()), min(LEAST_DIMENSIONS, len(low))
+    if found < PIXELS_PER_SLOPE * (least + 1):
         raise AlignmentError(
-            f"only {found} HSI pixels lie fully under the reference, learning the sensors needs {needed}: "
-            "use a larger scene or a reference that covers more of it"
+            f"only {found} HSI pixels lie fully under the reference, learning the sensors needs "
+            f"{PIXELS_PER_SLOPE * (least + 1)}: use a larger scene or a reference that covers more of it"
         )
+    return low[: found // PIXELS_PER_SLOPE - 1]
 
 
 def _pixel_noise(guide: Tensor, weight: Tensor, block: int = 8) -> Array:

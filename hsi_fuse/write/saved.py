@@ -19,7 +19,7 @@ from hsi_fuse.problem import OnStep, silent
 from hsi_fuse.quality.verdict import gate
 from hsi_fuse.raster import Encoding
 from hsi_fuse.record import versions
-from hsi_fuse.report.page import render_refusal
+from hsi_fuse.report.page import is_refusal, render_refusal
 from hsi_fuse.write.cube import Driver, write_cube
 from hsi_fuse.write.encode import Encoder
 from hsi_fuse.write.envi_header import envi_paths
@@ -47,10 +47,11 @@ def check_outputs(
     Raises
     ------
     WriteError
-        One of the outputs exists (without `overwrite`), or the folder is missing or not writable.
+        One of the outputs exists (without `overwrite`; the page of a refusal before may go), or the folder is
+        missing or not writable.
     """
     for path in outputs(output, driver, endings):
-        check_output(path, overwrite)
+        check_output(path, overwrite or is_refusal(path))
 
 
 def stored_as(encoding: Encoding, nodata: float | None = None) -> Encoding:
@@ -207,5 +208,6 @@ def refusal_reported(output: str | Path, overwrite: bool = False) -> Iterator[No
         yield
     except RefusedError as error:
         page = output.with_name(output.stem + REPORT)
-        write_text(page, render_refusal(error.attempt, str(error), title=output.name), overwrite)
+        text = render_refusal(error.attempt, str(error), title=output.name)
+        write_text(page, text, overwrite or is_refusal(page))
         raise RefusedError(f"{error}; what was tried: {page}", error.attempt) from error
