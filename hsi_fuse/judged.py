@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from hsi_fuse.align import Alignment
+from hsi_fuse.blocks import Interpolation
 from hsi_fuse.files import check_output, staged
 from hsi_fuse.pipeline import align_or_follow, choose_device
 from hsi_fuse.planning import plan
@@ -23,7 +24,6 @@ from hsi_fuse.raster import Raster
 from hsi_fuse.read import Guide
 from hsi_fuse.record import Clock, files_of, fingerprints, provenance_of, recorded, versions
 from hsi_fuse.report.page import is_refusal, render, take_pictures
-from hsi_fuse.subspace import interpolate
 
 ENDINGS = ("_report.html", "_quality.json")
 
@@ -97,7 +97,7 @@ def judge_product(
             problem, alignment = align_or_follow(
                 image, guide, planned, preset, displacement, seed, where, on_step
             )
-        plain_one = interpolate(problem)
+        plain_one = Interpolation.of(problem)  # by rows: a product may be as large as it likes
         with clock("assess"):
             on_step("assess", 0, 1, 0.0)
             known = image.wavelengths_nm

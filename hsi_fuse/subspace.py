@@ -17,6 +17,8 @@ NEIGHBOUR_BANDS = 6
 """Bands to each side that predict a band when its noise is estimated."""
 MOMENT_ROWS = 64
 """Rows of which a float64 copy is made at a time."""
+PROJECTED_VALUES = 1 << 26
+"""Values of a cube that are whitened at a time."""
 
 
 def moments(hsi: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, int]:
@@ -106,9 +108,14 @@ class Subspace:
 
     def project(self, cube: Tensor) -> Tensor:
         """Coefficients (k, ...) of spectra (n, ...): least squares, each band weighted by its noise."""
-        shape = cube.shape[1:]
-        flat = (cube.reshape(cube.shape[0], -1) - self.mean[:, None]) / self.noise[:, None]
-        return ((self.basis / self.noise[:, None]).T @ flat).reshape(-1, *shape)
+        flat, shape = cube.reshape(cube.shape[0], -1), cube.shape[1:]
+        weights = (self.basis / self.noise[:, None]).T
+        step = max(1, PROJECTED_VALUES // len(flat))  # copies of a big cube cost a gigabyte each
+        parts = [
+            weights @ ((part - self.mean[:, None]) / self.noise[:, None])
+            for part in torch.split(flat, step, dim=1)
+        ]
+        return torch.cat(parts, 1).reshape(-1, *shape)
 
 
 def fit_subspace(hsi: Tensor, weight: Tensor, noise: Tensor, largest: int = 24) -> Subspace:

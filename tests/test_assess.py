@@ -1,20 +1,26 @@
 """The assessment on a small scene whose truth is known: good products pass, spoilt ones are named."""
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from hsi_fuse.blocks import Interpolation
 from hsi_fuse.errors import SolveError
 from hsi_fuse.physics import blur_down, gaussian_psf, mix_bands
 from hsi_fuse.problem import Estimate, Problem
-from hsi_fuse.quality import metrics
+from hsi_fuse.quality import checks, metrics
+from hsi_fuse.quality import cube as streamed
 from hsi_fuse.quality.assess import SCHEMA, AssessOptions, Quality, assess, plain
+from hsi_fuse.quality.cube import StreamedCube
 from hsi_fuse.quality.reduced import degrade, reduce_problem, reduction_factor
 from hsi_fuse.quality.verdict import baseline_wins, judge
+from hsi_fuse.report.pictures import take_pictures
 from hsi_fuse.sensor import Sensor
 from hsi_fuse.subspace import interpolate
 
@@ -311,6 +317,53 @@ def test_partial_guides_and_nodata(scene):
     nothing = judged(bare, interpolate(bare), solvers={"product": interpolate, "interpolation": interpolate})
     assert not nothing.figures["spatial"]["assessable"]
     assert nothing.figures["consistency"]["inside"] is None
+
+
+def test_negative_values_weigh_what_they_take_away(scene):
+    problem, truth = scene
+    cube = truth.rows(0, 128)
+    cube[:, :64] *= -0.02
+    part = judged(problem, StreamedCube(truth.shape, lambda a, b: cube[:, a:b])).figures["integrity"]
+    upper, lower = (-cube[:, :64]).double().sum((1, 2)), cube[:, 64:].double().sum((1, 2))
+    assert part["negative_pct"] == pytest.approx(50, abs=0.1)
+    assert part["negative_weight_pct"] == pytest.approx(100 * float((upper / lower).mean()), rel=1e-4)
+    assert part["negative_weight_input_pct"] == 0
+
+
+class Largest(TorchDispatchMode):
+    """Values of the largest tensor that any operation makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, tuple | list) else (made,):
+            if isinstance(tensor, torch.Tensor) and not tensor.is_sparse:
+                self.values = max(self.values, tensor.untyped_storage().nbytes() // 4)
+        return made
+
+
+def test_a_product_is_never_whole(monkeypatch):
+    """With blocks of a tenth of the cube nothing becomes larger than half of it."""
+    block = 1 << 18
+    monkeypatch.setattr(streamed, "BLOCK_VALUES", block)
+    monkeypatch.setattr(checks, "NOISE_PIXELS", 4000)
+    problem, truth = make_scene(256)
+    twice = torch.arange(BANDS).repeat_interleave(2)
+    share = problem.sensor.srf[:, twice] / 2
+    large = replace(
+        problem, hsi=problem.hsi[twice], hsi_noise=problem.hsi_noise[twice],
+        sensor=replace(problem.sensor, srf=share),
+    )  # fmt: skip
+    factors = replace(truth, basis=truth.basis[twice], mean=truth.mean[twice])
+    cube, plain_one = StreamedCube(factors.shape, factors.rows), Interpolation.of(large)
+    settings = {"solvers": {}, "options": AssessOptions(block_values=block)}
+    with Largest() as largest:
+        quality = assess(large, cube, plain_one, **settings)
+        take_pictures(large, cube, plain_one, sam_map=quality.maps["sam_deg"])
+    assert largest.values < math.prod(factors.shape) / 2  # a block and what the PSF sees beyond
 
 
 def test_a_guide_of_one_band(scene):

@@ -5,11 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
-from hsi_fuse.physics import gaussian_psf
+from hsi_fuse.physics import blur_down, gaussian_psf, mix_bands
 from hsi_fuse.quality import checks
 from hsi_fuse.quality.cube import StreamedCube
 from hsi_fuse.quality.reduced import degrade
+from hsi_fuse.subspace import interpolate
 from tests.test_assess import RATIO, make_scene
 
 
@@ -18,10 +20,25 @@ def scene():
     return make_scene()
 
 
+def sensors_of(problem):
+    return checks.check_sensors(problem, checks.scene_subspace(problem))
+
+
+def position_of(problem, cube):
+    low = degrade(cube, problem.sensor.psf, RATIO)
+    return checks.check_position(problem, low, checks.scene_subspace(problem))
+
+
+def contrast_of(problem, cube):
+    low = degrade(cube, problem.sensor.psf, RATIO)
+    return checks.check_contrast(problem, low, checks.scene_subspace(problem))
+
+
 def test_a_good_model_has_nothing_left(scene):
-    found = checks.check_sensors(scene[0])
+    found = sensors_of(scene[0])
     assert max(found["unexplained"]) < 0.01
     assert max(found["response_excess"]) < 0.005
+    assert found["response_misfit"] < 0.5
     assert found["blur_excess"] < 0.02
     assert found["blur_factor"] == 1.0
     assert np.hypot(*found["shift_px"]) < 0.05
@@ -31,23 +48,22 @@ def test_a_good_model_has_nothing_left(scene):
 def test_a_shifted_reference_is_found_where_it_is(scene, down, right):
     problem = scene[0]
     moved = replace(problem, guide=problem.guide.roll((down, right), (1, 2)))
-    assert checks.check_sensors(moved)["shift_px"] == pytest.approx([right, down], abs=0.15)
+    assert sensors_of(moved)["shift_px"] == pytest.approx([right, down], abs=0.15)
 
 
 @pytest.mark.parametrize(("down", "right"), [(1, 0), (-1, 1)])
 def test_a_shifted_product_is_found_where_it_is(scene, down, right):
     problem, truth = scene
     moved = replace(truth, coefficients=truth.coefficients.roll((down, right), (1, 2)))
-    low = degrade(moved, problem.sensor.psf, RATIO)
-    assert checks.check_position(problem, low) == pytest.approx([right, down], abs=0.35)
-    assert np.abs(checks.check_position(problem, degrade(truth, problem.sensor.psf, RATIO))).max() < 0.05
+    assert position_of(problem, moved) == pytest.approx([right, down], abs=0.35)
+    assert np.abs(position_of(problem, truth)).max() < 0.05
 
 
 @pytest.mark.parametrize(("used", "factor"), [(2.2, 1.8), (7.3, 0.55)])
 def test_the_right_width_of_the_blur_is_named(scene, used, factor):
     problem = scene[0]
     wrong = replace(problem, sensor=replace(problem.sensor, psf=gaussian_psf(RATIO, used)))
-    found = checks.check_sensors(wrong)
+    found = sensors_of(wrong)
     assert found["blur_factor"] == factor
     assert found["blur_excess"] > 1
 
@@ -56,7 +72,7 @@ def test_clouds_in_the_reference_are_no_fault_of_the_responses(scene):
     problem = scene[0]
     guide = problem.guide.clone()
     guide[:, 20:44, 60:84] = 0.9
-    found = checks.check_sensors(replace(problem, guide=guide))
+    found = sensors_of(replace(problem, guide=guide))
     assert max(found["response_excess"]) < 0.01
     assert np.hypot(*found["shift_px"]) < 0.1
 
@@ -65,7 +81,7 @@ def test_too_small_an_overlap_says_so(scene):
     problem = scene[0]
     weight = torch.zeros_like(problem.guide_weight)
     weight[:24, :24] = 1
-    found = checks.check_sensors(replace(problem, guide=problem.guide * weight, guide_weight=weight))
+    found = sensors_of(replace(problem, guide=problem.guide * weight, guide_weight=weight))
     assert not found["assessable"]
     assert "input pixels lie fully under" in found["reason"]
 
@@ -100,6 +116,45 @@ def test_a_guide_of_one_band_is_enough(scene):
     problem = scene[0]
     sensor = replace(problem.sensor, srf=problem.sensor.srf[:1], offset=problem.sensor.offset[:1])
     one = replace(problem, guide=problem.guide[:1], guide_noise=problem.guide_noise[:1], sensor=sensor)
-    found = checks.check_sensors(one)
+    found = sensors_of(one)
     assert len(found["unexplained"]) == 1
     assert np.hypot(*found["shift_px"]) < 0.1
+
+
+def sharpened(truth):
+    """Unsharp masking."""
+    cube = truth.rows(0, 128)
+    soft = F.avg_pool2d(F.pad(cube[None], (4,) * 4, mode="replicate"), 9, stride=1)[0]
+    cube += 0.5 * (cube - soft)
+    return StreamedCube(truth.shape, lambda start, stop: cube[:, start:stop])
+
+
+def test_contrast_is_that_of_the_input(scene):
+    problem, truth = scene
+    assert contrast_of(problem, truth) == pytest.approx(1, abs=0.03)
+    assert contrast_of(problem, interpolate(problem)) < 0.8  # softened
+    assert contrast_of(problem, sharpened(truth)) > 1.15
+
+
+def test_contrast_of_noise_is_none(scene):
+    problem, truth = scene
+    assert contrast_of(replace(problem, hsi_noise=50 * problem.hsi_noise), truth) is None
+    bare = replace(problem, guide_weight=torch.zeros_like(problem.guide_weight))
+    assert contrast_of(bare, truth) is None
+
+
+def test_a_wrong_colour_is_found_in_bands_that_are_much_alike(scene):
+    """A common brightness hides what the responses miss of each band; the colours do not."""
+    problem, truth = scene
+    sensor = replace(problem.sensor, offset=0 * problem.sensor.offset)
+    cube = truth.rows(0, 128) * torch.linspace(1, 12, 128)
+    coarse = (
+        blur_down(cube, sensor.psf, RATIO) + problem.hsi - blur_down(truth.rows(0, 128), sensor.psf, RATIO)
+    )  # its noise
+    pair = replace(problem, hsi=coarse, guide=mix_bands(cube, sensor.srf), sensor=sensor)
+    srf = sensor.srf.clone()
+    srf[0] = srf[0].roll(1)
+    right = sensors_of(pair)
+    wrong = sensors_of(replace(pair, sensor=replace(sensor, srf=srf)))
+    assert max(wrong["response_excess"]) < 0.02  # next to nothing of any band
+    assert right["response_misfit"] < 3 < 10 < wrong["response_misfit"]

@@ -268,3 +268,22 @@ def test_nothing_valid_is_nan_and_zeros_do_no_harm(pair):
     dark_e[:, :3], dark_t[:, :3] = 0, 0
     dark_t[2], dark_e[2] = 0, 0  # a band without signal
     assert all(map(math.isfinite, every_figure(dark_e, dark_t)[:7]))
+
+
+def test_the_worst_share_is_that_of_the_worst_combination():
+    torch.manual_seed(2)
+    parts = torch.randn(2, 3, 500, dtype=torch.float64)
+    part, whole = (x @ x.T / 500 for x in (0.1 * parts[0], parts[1] + 3 * parts[1, :1]))
+    tried = torch.randn(3, 200_000, dtype=torch.float64)
+    shares = (tried * (part @ tried)).sum(0) / (tried * (whole @ tried)).sum(0)
+    assert metrics.worst_share(part, whole) == pytest.approx(float(shares.max()), rel=0.02)
+    assert metrics.worst_share(-part, whole) == 0
+    units = torch.diag(torch.tensor([1e4, 1.0, 1e-3], dtype=torch.float64))  # each band in its own
+    scaled = metrics.worst_share(units @ part @ units, units @ whole @ units)
+    assert scaled == pytest.approx(metrics.worst_share(part, whole), rel=1e-6)
+
+
+def test_equal_bands_have_no_colour_to_miss():
+    grey = torch.ones(3, 3, dtype=torch.float64)
+    assert metrics.worst_share(0.01 * grey, grey) == pytest.approx(0.01, rel=1e-3)
+    assert math.isnan(metrics.worst_share(grey * math.nan, grey))

@@ -30,10 +30,8 @@ from hsi_fuse.quality.verdict import judge, own_warnings
 
 __all__ = ["SCHEMA", "AssessOptions", "Quality", "Solver", "assess", "plain", "score"]
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of `quality.schema.json`; it rises when a figure changes its name or meaning."""
-NEGATIVE_DEVIATIONS = 2.0
-"""Of the input's noise, below which a negative value is more than noise about zero."""
 
 
 @dataclass(frozen=True)
@@ -201,20 +199,29 @@ def _spatial(problem: Problem, methods: Mapping[str, Cube]) -> tuple[dict[str, A
     sigma = problem.ratio / 2  # passes what is finer than about an HSI pixel
     part: dict[str, Any] = {"assessable": True, "sigma_px": sigma, "pixels": int(mask.sum())}
     sharp, error = metrics.high_pass(problem.guide, sigma, mask), None
+    noise = torch.diag(problem.guide_noise.double() ** 2)  # no product has to follow it
     for name, cube in methods.items():
         seen = _seen(problem, cube)  # (m, H, W)
         moments = metrics.moments(seen, problem.guide, mask)
-        fine = metrics.moments(metrics.high_pass(seen, sigma, mask), sharp, mask)
+        through = metrics.high_pass(seen, sigma, mask)
+        fine = metrics.moments(through, sharp, mask)
+        missed = [_covariance(image[:, mask]) for image in (through - sharp, sharp)]
         part[name] = {
             "r2": moments.r2,
             "rmse": moments.rmse,
             "cc_highpass": fine.correlation,
             "gain_highpass": fine.slope,
+            "missed_highpass": metrics.worst_share(missed[0] - noise, missed[1]),
         }
         if name == "product":
             scale = moments.var_truth.sqrt().clamp_min(1e-30).to(seen)
             error = ((seen - problem.guide) / scale[:, None, None]).mean(0)
     return part, error
+
+
+def _covariance(values: Tensor) -> Tensor:
+    """Second moments (m, m), float64, of (m, N)."""
+    return values.double() @ values.double().T / values.shape[1]
 
 
 def _seen(problem: Problem, cube: Cube) -> Tensor:
@@ -243,9 +250,11 @@ def _checks(
     steps = [
         checks.largest_step(torch.from_numpy(maps[name])) for name in ("brightness", "guide") if name in maps
     ]
+    subspace = checks.scene_subspace(problem)
     return {
-        "sensors": checks.check_sensors(problem),
-        "product_shift_px": checks.check_position(problem, low),
+        "sensors": checks.check_sensors(problem, subspace),
+        "product_shift_px": checks.check_position(problem, low, subspace),
+        "contrast": checks.check_contrast(problem, low, subspace),
         "noise": checks.check_noise(problem, cube),
         "steps": steps,
     }
@@ -284,14 +293,17 @@ def _integrity(
     valid = coarse.repeat_interleave(ratio, 0).repeat_interleave(ratio, 1)  # (H, W)
     bands, height, width = estimate.shape
     step = max(1, options.block_values // (bands * width))
-    negative = below_noise = not_finite = 0
-    least = NEGATIVE_DEVIATIONS * problem.hsi_noise
+    negative = not_finite = 0
+    below = torch.zeros(bands, dtype=torch.float64, device=problem.device)  # what is negative
+    level = torch.zeros_like(below)
     for start in range(0, height, step):
         block = estimate.rows(start, min(start + step, height))
         keep = valid[start : start + step]
-        negative += int(((block < 0) & keep).sum())
-        below_noise += int(((block < -least[:, None, None]) & keep).sum())
-        not_finite += int((~block.isfinite() & keep).sum())
+        inside = block[:, keep]
+        negative += int((inside < 0).sum())
+        not_finite += int((~inside.isfinite()).sum())
+        below -= inside.clamp_max(0).sum(1, dtype=torch.float64)
+        level += inside.sum(1, dtype=torch.float64)
     values = bands * int(valid.sum())
     bare = (problem.guide_weight <= 0) & valid
     measured = problem.hsi[:, coarse]  # (n, N)
@@ -299,12 +311,17 @@ def _integrity(
         "nodata_pct": 100 * float(1 - valid.double().mean()),
         "negative_pct": 100 * negative / values if values else None,
         "negative_input_pct": 100 * float((measured < 0).double().mean()) if values else None,
-        "below_noise_pct": 100 * below_noise / values if values else None,
-        "below_noise_input_pct": 100 * float((measured < -least[:, None]).double().mean())
-        if values
-        else None,
+        "negative_weight_pct": _weight_pct(below, level),
+        "negative_weight_input_pct": _weight_pct(
+            -measured.clamp_max(0).sum(1, dtype=torch.float64), measured.sum(1, dtype=torch.float64)
+        ),
         "not_finite": not_finite,
         "bad_bands": list(bad_bands),
         "inferred_bands": int((~problem.sensor.seen).sum()),
         "without_guide_pct": 100 * float(bare.sum()) / max(1, int(valid.sum())),
     }
+
+
+def _weight_pct(below: Tensor, level: Tensor) -> float:
+    """How much brighter the bands would be without their negative values, mean over bands, percent."""
+    return 100 * metrics.band_mean(below / metrics.positive(level + below))

@@ -8,6 +8,7 @@ it?
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,10 @@ from torch import Tensor
 
 from hsi_fuse.physics import blur_down, gaussian_psf
 from hsi_fuse.problem import Cube, Problem
+from hsi_fuse.quality.metrics import worst_share
 from hsi_fuse.registration.robust import tukey
 from hsi_fuse.sensors.sense import supported
-from hsi_fuse.subspace import estimate_noise, fill_nearest, fit_subspace
+from hsi_fuse.subspace import Subspace, estimate_noise, fill_nearest, fit_subspace
 
 DIMENSIONS, PIXELS_PER_DIMENSION = 10, 16
 MOST_PIXELS = 40_000
@@ -29,16 +31,28 @@ WIDTHS = (0.4, 0.55, 0.7, 0.85, 1.0, 1.2, 1.45, 1.8, 2.5)
 """Trial widths of the PSF, in those of the PSF that was used."""
 SHIFT_ROUNDS = 4
 NOISE_PIXELS = 20_000
+NOTHING = 3e-4
+"""Share of the variance of a combination of reference bands that a model may miss whatever the noise."""
+CLEAR = 10.0
+LAPLACIAN_NOISE = 1.25
+"""Variance of the Laplacian of white noise of variance 1."""
 CHANCE = 5.0
 """Robust deviations that the largest of some thousand steps may have by chance."""
 
 
-def check_sensors(problem: Problem) -> dict[str, Any]:
+def scene_subspace(problem: Problem) -> Subspace:
+    """The input's subspace that all checks look into."""
+    return fit_subspace(problem.hsi, problem.hsi_weight, problem.hsi_noise, DIMENSIONS)
+
+
+def check_sensors(problem: Problem, subspace: Subspace) -> dict[str, Any]:
     """Reference against input at the input's resolution: place, responses, blur, position.
 
     The blurred reference is regressed on the input's subspace, robustly, and compared with what the sensor
     model says. `unexplained` (share of the reference's variance that no linear combination of the input's
-    bands explains), `response_excess` (share that the learned responses leave beyond it), `blur_excess` (how
+    bands explains), `response_excess` (share that the learned responses leave beyond it), `response_misfit`
+    (the same in the combination of reference bands that shows it best, over what has to be left there: what
+    no linear combination explains, the input's noise, and `NOTHING` of the variance), `blur_excess` (how
     many times less a Gaussian of another width would leave unexplained, minus 1) and `blur_factor` (its width
     in that of the PSF), `shift_px` (columns, rows: where the reference lies further right and down than the
     input, fine pixels).
@@ -48,21 +62,22 @@ def check_sensors(problem: Problem) -> dict[str, Any]:
     count = int(support.sum())
     if count < 4 * PIXELS_PER_DIMENSION:
         return {"assessable": False, "reason": f"only {count} input pixels lie fully under the reference"}
-    subspace = fit_subspace(
-        problem.hsi, problem.hsi_weight, problem.hsi_noise, min(DIMENSIONS, count // PIXELS_PER_DIMENSION)
-    )
+    subspace = replace(subspace, basis=subspace.basis[:, : count // PIXELS_PER_DIMENSION])
     support = _thinned(support, MOST_PIXELS)
     low = subspace.project(problem.hsi[:, support]).double()  # (k, N)
     design = torch.cat([torch.ones_like(low[:1]), low])
     guide = fill_nearest(problem.guide, problem.guide_weight)
     seen = blur_down(guide, psf, ratio)[:, support].double()  # (m, N)
     residual, weight = _regressed(design, seen)
-    variance = _mean_square(seen - (seen * weight).sum(1, keepdim=True) / weight.sum(), weight)
-    left = _mean_square(residual, weight) / variance
+    whole = _second(seen - (seen * weight).sum(1, keepdim=True) / weight.sum(), weight)  # (m, m)
+    unexplained = _second(residual, weight)
+    variance = whole.diagonal()
+    left = unexplained.diagonal() / variance
     model = torch.tensordot(sensor.srf, problem.hsi[:, support], 1).double() + sensor.offset.double()[:, None]
-    own = _mean_square(seen - model, weight) / variance
+    modelled = _second(seen - model, weight)
     # the input's own noise is in the model's figure and, in part, in the regression's: not the model's fault
-    noisy = (sensor.srf.double().square() @ problem.hsi_noise.double().square()) / variance
+    noise = (sensor.srf.double() * problem.hsi_noise.double().square()) @ sensor.srf.double().T
+    excess = modelled - unexplained - noise
     widths = []
     for factor in WIDTHS:
         trial = gaussian_psf(ratio, *_wide(sensor.psf_fwhm, factor)).to(psf)
@@ -75,21 +90,39 @@ def check_sensors(problem: Problem) -> dict[str, Any]:
         "assessable": True,
         "pixels": count,
         "unexplained": left,
-        "response_excess": (own - left - noisy).clamp_min(0),
+        "response_excess": (excess.diagonal() / variance).clamp_min(0),
+        "response_misfit": worst_share(excess, unexplained + noise + NOTHING * whole),
         "blur_excess": max(math.exp(float(left.log().mean()) - lowest) - 1, 0.0),
         "blur_factor": best,
         "shift_px": _shift(problem, guide, design, support),
     }
 
 
-def check_position(problem: Problem, low: Tensor) -> list[float] | None:
+def check_contrast(problem: Problem, low: Tensor, subspace: Subspace) -> float | None:
+    """Contrast of a degraded product (n, h, w) over the input's, in detail of the input's own pixels.
+
+    Slope, without constant, of the product's Laplacian on the input's in the noise-whitened subspace, under
+    the reference: 1 where both agree, less where the product is too soft, more where it was sharpened, in
+    bands that the reference sees or not. None where the input's detail is less than `CLEAR` times its noise,
+    which would soften any product, or where fewer than `PIXELS_PER_DIMENSION` pixels have neighbours.
+    """
+    covered = supported(problem.guide_weight, problem.hsi_weight, problem.sensor.psf, problem.ratio)
+    inner = _interior(covered)
+    if int(inner.sum()) < PIXELS_PER_DIMENSION:
+        return None
+    ours, theirs = (_laplacian(subspace.project(image))[:, inner].double() for image in (low, problem.hsi))
+    if float(theirs.square().mean()) < CLEAR * LAPLACIAN_NOISE:
+        return None
+    return float((ours * theirs).sum() / theirs.square().sum())
+
+
+def check_position(problem: Problem, low: Tensor, subspace: Subspace) -> list[float] | None:
     """Where a degraded product (n, h, w) lies right of and below the input: (columns, rows), fine px.
 
     One linear step in the noise-whitened subspace; None where fewer than `PIXELS_PER_DIMENSION` input pixels
     have neighbours.
     """
-    subspace = fit_subspace(problem.hsi, problem.hsi_weight, problem.hsi_noise, DIMENSIONS)
-    ours, theirs = subspace.project(low), subspace.project(problem.hsi)
+    ours, theirs = (subspace.project(image) for image in (low, problem.hsi))
     inner = _interior(problem.hsi_weight > 0)
     if int(inner.sum()) < PIXELS_PER_DIMENSION:
         return None
@@ -144,7 +177,7 @@ def brightness_error(low: Tensor, problem: Problem) -> Tensor:
     measured = problem.hsi_weight > 0
     level = problem.hsi[:, measured].mean(1)
     axis = level / level.square().sum().clamp_min(1e-30)
-    return torch.tensordot(axis, low - problem.hsi, dims=1)
+    return torch.tensordot(axis, low, dims=1) - torch.tensordot(axis, problem.hsi, dims=1)
 
 
 def _wide(fwhm: tuple[float, float], factor: float) -> tuple[float, float]:
@@ -163,6 +196,20 @@ def _regressed(design: Tensor, seen: Tensor, weight: Tensor | None = None) -> tu
         if i + 1 < rounds:
             current = tukey(residual)
     return residual, current
+
+
+def _second(values: Tensor, weight: Tensor) -> Tensor:
+    """Weighted second moments (m, m) of (m, N)."""
+    return (values * weight) @ values.T / weight.sum()
+
+
+def _laplacian(image: Tensor) -> Tensor:
+    """Each pixel of (c, h, w) minus the mean of its four neighbours; 0 at the rim."""
+    out = torch.zeros_like(image)
+    inner = image[:, 1:-1, 1:-1]
+    around = image[:, 2:, 1:-1] + image[:, :-2, 1:-1] + image[:, 1:-1, 2:] + image[:, 1:-1, :-2]
+    out[:, 1:-1, 1:-1] = inner - around / 4
+    return out
 
 
 def _mean_square(values: Tensor, weight: Tensor) -> Tensor:
@@ -234,8 +281,10 @@ def _thinned(mask: Tensor, most: int) -> Tensor:
 
 __all__ = [
     "brightness_error",
+    "check_contrast",
     "check_noise",
     "check_position",
     "check_sensors",
     "largest_step",
+    "scene_subspace",
 ]

@@ -14,9 +14,9 @@ BLOCK_VALUES = 1 << 24
 """Values of a cube held at one time."""
 
 
-def block_rows(shape: tuple[int, int, int], values: int = BLOCK_VALUES) -> int:
-    """Rows of a cube (n, H, W) that hold about so many values."""
-    return max(1, values // (shape[0] * shape[2]))
+def block_rows(shape: tuple[int, int, int]) -> int:
+    """Rows of a cube (n, H, W) that hold about `BLOCK_VALUES`."""
+    return max(1, BLOCK_VALUES // (shape[0] * shape[2]))
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ class AssessOptions:
     position_green, position_amber : float
         Shift of the reference, or of the product, against the input, found again, fine pixels.
     response_green, response_amber : float
-        Share of the reference's variance that the learned responses leave beyond that.
+        What the learned responses leave beyond that, over what has to be left, in the combination of
+        reference bands that shows it best.
     blur_green, blur_amber : float
         How much better a Gaussian of another width would explain the reference (ratio minus 1).
     sam_green, sam_amber : float
@@ -43,9 +44,11 @@ class AssessOptions:
     band_green, band_amber : float
         Share of the worst band's variance that the degraded product misses beyond the input's noise.
     detail_green, detail_amber : float
-        Mean over guide bands of the high-pass correlation with the guide.
+        Share of the reference's fine detail that the product misses beyond the reference's noise, in the
+        combination of reference bands of which it misses most.
     sharpness_green, sharpness_amber : float
-        Contrast of fine detail over that of the guide, worst band: distance from 1.
+        Contrast of fine detail over that of the guide, worst band, or of detail of the input's pixels over
+        the input's: distance from 1.
     noise_green, noise_amber : float
         Noise of the product over that of the input, median over bands.
     seam_green, seam_amber : float
@@ -54,7 +57,8 @@ class AssessOptions:
         PSNR (dB) by which the best simpler method may beat the product at reduced resolution. Red where
         interpolation beats it at all.
     negative_green, negative_amber : float
-        Share of values more than two noise deviations below zero that the product has more than the input.
+        How much brighter the product's bands would be without their negative values, share, beyond the
+        same of the input. As `bias`, since it is one.
     tie_db, tie_share : float
         Differences in PSNR (dB), and in spectral angle (share), that count as equal.
     smallest : int
@@ -71,8 +75,8 @@ class AssessOptions:
     place_amber: float = 0.5
     position_green: float = 0.5
     position_amber: float = 1.0
-    response_green: float = 0.02
-    response_amber: float = 0.1
+    response_green: float = 3.0
+    response_amber: float = 10.0
     blur_green: float = 0.2
     blur_amber: float = 1.0
     sam_green: float = 2.0
@@ -82,8 +86,8 @@ class AssessOptions:
     bias_amber: float = 0.03
     band_green: float = 0.1
     band_amber: float = 0.3
-    detail_green: float = 0.9
-    detail_amber: float = 0.7
+    detail_green: float = 0.12
+    detail_amber: float = 0.4
     sharpness_green: float = 0.15
     sharpness_amber: float = 0.3
     noise_green: float = 0.7
@@ -93,7 +97,7 @@ class AssessOptions:
     synthesis_green: float = 0.5
     synthesis_amber: float = 3.0
     negative_green: float = 0.01
-    negative_amber: float = 0.05
+    negative_amber: float = 0.03
     tie_db: float = 0.05
     tie_share: float = 0.02
     smallest: int = 16
@@ -169,9 +173,9 @@ def _place(figures: Figures, options: AssessOptions) -> Light:
 
 def _response(figures: Figures, options: AssessOptions) -> Light:
     part = figures["checks"]["sensors"]
-    value = _largest(part["response_excess"]) if part["assessable"] else None
+    value = part["response_misfit"] if part["assessable"] else None
     return _light(
-        "response", "the learned spectral responses do not fit", "more unexplained", value,
+        "response", "the learned spectral responses do not fit", "times what must be left", value,
         options.response_green, options.response_amber,
     )  # fmt: skip
 
@@ -210,18 +214,18 @@ def _bands(figures: Figures, options: AssessOptions) -> Light:
 
 def _detail(figures: Figures, options: AssessOptions) -> Light:
     part = figures["spatial"]
-    value = _mean(part["product"]["cc_highpass"]) if part["assessable"] else None
+    value = part["product"]["missed_highpass"] if part["assessable"] else None
     return _light(
-        "detail", "fine detail does not follow the reference", "correlation", value,
+        "detail", "fine detail does not follow the reference", "missed, worst colour", value,
         options.detail_green, options.detail_amber,
     )  # fmt: skip
 
 
 def _sharpness(figures: Figures, options: AssessOptions) -> Light:
     part = figures["spatial"]
-    gains = part["product"]["gain_highpass"] if part["assessable"] else []
+    gains = [*(part["product"]["gain_highpass"] if part["assessable"] else []), figures["checks"]["contrast"]]
     return _light(
-        "sharpness", "fine detail has another contrast than in the reference", "off 1, worst band",
+        "sharpness", "detail has another contrast than in the reference or the input", "off 1, worst",
         _largest([None if g is None else g - 1 for g in gains]),
         options.sharpness_green, options.sharpness_amber,
     )  # fmt: skip
@@ -261,10 +265,10 @@ def _synthesis(figures: Figures, options: AssessOptions) -> Light:
 def _integrity(figures: Figures, options: AssessOptions) -> Light:
     part = figures["integrity"]
     value: float | None = None
-    if part["below_noise_pct"] is not None and part["below_noise_input_pct"] is not None:
-        value = max(0.0, part["below_noise_pct"] - part["below_noise_input_pct"])
+    if part["negative_weight_pct"] is not None and part["negative_weight_input_pct"] is not None:
+        value = max(0.0, part["negative_weight_pct"] - part["negative_weight_input_pct"])
     entry = _light(
-        "integrity", "the product has negative values beyond noise", "% negative added", value,
+        "integrity", "the product has negative values that weigh", "% of the level", value,
         100 * options.negative_green, 100 * options.negative_amber,
     )  # fmt: skip
     if part["not_finite"]:

@@ -28,12 +28,14 @@ __all__ = [
     "BLOCK",
     "Angles",
     "Moments",
+    "band_mean",
     "bias",
     "correlation",
     "ergas",
     "high_pass",
     "high_pass_correlation",
     "moments",
+    "positive",
     "psnr",
     "psnr_global",
     "q2n",
@@ -41,7 +43,12 @@ __all__ = [
     "sam_deg",
     "ssim",
     "uiqi",
+    "worst_share",
 ]
+
+
+RIDGE = 1e-4
+"""Share of the bands' variance below which a combination of them shows nothing."""
 
 
 @dataclass(frozen=True)
@@ -199,6 +206,28 @@ def high_pass_correlation(
 ) -> Tensor:
     """Correlation of the high-passes of each band, (bands,)."""
     return correlation(high_pass(estimate, sigma, mask), high_pass(truth, sigma, mask), mask, border)
+
+
+def worst_share(part: Tensor, whole: Tensor) -> float:
+    """Largest v' part v / v' whole v over all linear combinations v of bands; at least 0.
+
+    Bands of a reference are much alike. What a wrong colour leaves is little of any band, and much of the
+    combination of bands that shows that colour: of the generalised eigenvalues the largest.
+
+    Parameters
+    ----------
+    part, whole : Tensor (m, m), float64
+        Covariances between the bands. Combinations with less than `RIDGE` of the bands' variance count for
+        less: there is nothing in them.
+    """
+    if not bool((part + whole).isfinite().all()):
+        return math.nan
+    scale = whole.diagonal().clamp_min(1e-30).rsqrt()
+    scale = scale[:, None] * scale
+    root = torch.linalg.cholesky(whole * scale + RIDGE * torch.eye(len(whole)).to(whole))
+    half = torch.linalg.solve_triangular(root, part * scale, upper=False)
+    both = torch.linalg.solve_triangular(root, half.T, upper=False)
+    return max(0.0, float(torch.linalg.eigvalsh((both + both.T) / 2)[-1]))
 
 
 def _quantile(ordered: Tensor, q: float) -> float:
