@@ -123,6 +123,13 @@ def test_wavelengths_come_out_in_nm_whatever_the_unit_says(tmp_path, unit, facto
     assert bool([w for w in caught if "unit" in str(w.message)]) == warns
 
 
+def test_band_names_that_tell_edges_stand_in_for_wavelengths(tmp_path):
+    names = "{450-520 nm, 520-600 nm, 630-690 nm, 760-855 nm}"
+    raster = open_guide(write_envi(tmp_path, cube(), wavelength=None, band_names=names)).read(0, 0, 3, 5)
+    np.testing.assert_allclose(raster.wavelengths_nm, [485, 560, 660, 807.5])
+    np.testing.assert_allclose(raster.fwhm_nm, [70, 80, 60, 95])
+
+
 def test_no_wavelengths_is_a_warning(tmp_path):
     header = write_envi(tmp_path, cube(), wavelength=None, wavelength_units=None)
     with pytest.warns(HsiFuseWarning, match="no wavelengths"):

@@ -10,7 +10,7 @@ import rasterio
 from affine import Affine
 
 from hsi_fuse.errors import HsiFuseWarning, ReadError
-from hsi_fuse.read import read_hsi
+from hsi_fuse.read import open_guide, read_hsi
 
 DATA = Path(os.environ.get("HSI_FUSE_DATA", Path(__file__).parents[2] / "shared" / "data"))
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"real scenes not found in {DATA}")
@@ -85,6 +85,28 @@ def test_band_names_give_wavelengths_only_where_unambiguous(tmp_path, names, exp
     else:
         np.testing.assert_allclose(raster.wavelengths_nm, expected)
     assert raster.band_names == names
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("450-520 nm", "520-600 nm", "red 630 - 690nm"), ((485, 560, 660), (70, 80, 60))),
+        (
+            ("0.45 to 0.52 um", "0.52\u20130.6 \u00b5m", "630..690 Nanometers"),
+            ((485, 560, 660), (70, 80, 60)),
+        ),
+        (("450-520 nm", "560 nm", "630-690 nm"), None),
+        (("520-450 nm", "520-600 nm", "630-690 nm"), None),
+    ],
+)
+def test_names_that_tell_both_edges_of_a_band_give_its_centre_and_width(tmp_path, names, expected):
+    with write_tiff(tmp_path / "a.tif") as file:
+        file.descriptions = names
+    raster = open_guide(tmp_path / "a.tif").read(0, 0, 2, 2)
+    if expected is None:
+        assert raster.wavelengths_nm is None
+    else:
+        np.testing.assert_allclose([raster.wavelengths_nm, raster.fwhm_nm], expected)
 
 
 def test_no_wavelengths_is_a_warning(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from dataclasses import dataclass, replace
 
@@ -28,7 +27,6 @@ from hsi_fuse.subspace import estimate_noise, fill_nearest
 
 ALIKE_DEG = 1.0
 """Angle of two endmembers' colours below which the guide cannot tell them apart."""
-SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*(?:-|–|to)\s*(\d+(?:\.\d+)?)\s*nm")
 SAME_SIZE = 0.02
 LEAST_PIXELS = 64
 
@@ -128,7 +126,8 @@ def problem_unaligned(
         values[:, weight > 0],
         seen[:, inside > 0],
         axis,
-        *_bands(image),
+        image.wavelengths_nm,
+        image.fwhm_nm,
         planned.known.srf,
     )
     how = {
@@ -172,15 +171,6 @@ def problem_unaligned(
         found={"unaligned": True, "probability": None},
     )
     return problem, alignment, grid
-
-
-def _bands(image: Raster) -> tuple[NDArray[np.float64] | None, NDArray[np.float64] | None]:
-    """Wavelengths and widths of a guide's bands (nm), also where their names tell: "450-520 nm"."""
-    spans = [SPAN.search(name) for name in image.band_names]
-    if not spans or None in spans:
-        return image.wavelengths_nm, image.fwhm_nm
-    lower, upper = np.array([[float(s[1]), float(s[2])] for s in spans if s]).T
-    return (lower + upper) / 2, upper - lower
 
 
 def _fine_guide(guide: Guide, planned: Plan) -> tuple[Raster, Grid]:

@@ -20,7 +20,7 @@ from hsi_fuse.grid import Grid
 from hsi_fuse.read.place import checked_grid, grid_of
 from hsi_fuse.read.source import Numbers, Source, Spectrum, brief, measured_bands, warn
 from hsi_fuse.read.store import GdalStore, opened
-from hsi_fuse.read.wavelengths import numbers, spectrum_of
+from hsi_fuse.read.wavelengths import numbers, spans_of, spectrum_of
 
 DATA_SUFFIXES = ("", ".img", ".dat", ".bsq", ".bil", ".bip", ".raw")
 TIFF_SUFFIXES = (".tif", ".tiff")
@@ -255,6 +255,10 @@ def _spectrum(header: Header, bands: int) -> Spectrum:
     wavelengths, fwhm = header.list("wavelength", bands), header.list("fwhm", bands)
     bbl = header.list("bbl", bands)
     good = None if bbl is None else bbl != 0
+    names = header.fields.get("band names", [])
+    if wavelengths is None and isinstance(names, list) and len(names) == bands:
+        centres, widths = spans_of(names) or (None, None)
+        return Spectrum(centres, widths, good)
     return spectrum_of(wavelengths, fwhm, header.text("wavelength units"), good, header.path)
 
 

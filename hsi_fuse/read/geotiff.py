@@ -16,7 +16,7 @@ from hsi_fuse.read.envi import DATA_SUFFIXES
 from hsi_fuse.read.place import PLAIN, grid_of
 from hsi_fuse.read.source import Numbers, Source, Spectrum, brief, measured_bands, warn
 from hsi_fuse.read.store import GdalStore, Palette, opened
-from hsi_fuse.read.wavelengths import LONGEST_NM, SHORTEST_NM, fwhm_to_nm, numbers, to_nm
+from hsi_fuse.read.wavelengths import LONGEST_NM, SHORTEST_NM, SPAN, fwhm_to_nm, numbers, spans_of, to_nm
 
 # Turned into fields of Raster, or about this one file: not kept as tags.
 CONSUMED = frozenset(
@@ -150,7 +150,8 @@ def _spectrum(dataset: Any, indexes: tuple[int, ...], descriptions: list[str], p
         wavelengths, fwhm = find(dataset, indexes, tags, path)
         if wavelengths is not None:
             return Spectrum(wavelengths, fwhm, flagged)
-    return Spectrum(_from_descriptions(descriptions, path), None, flagged)
+    wavelengths, fwhm = spans_of(descriptions) or (_from_descriptions(descriptions, path), None)
+    return Spectrum(wavelengths, fwhm, flagged)
 
 
 Found = tuple[Numbers | None, Numbers | None]
@@ -196,6 +197,8 @@ def _from_envi_domain(
 
 def _from_descriptions(descriptions: list[str], path: Path) -> Numbers | None:
     """Wavelengths out of band names, only where every name holds exactly one and all are distinct."""
+    if any(SPAN.search(d) for d in descriptions):  # of some bands alone: an edge is no wavelength
+        return None
     matches = [_WITH_UNIT.findall(d) for d in descriptions]
     if all(len(m) == 1 for m in matches):
         units = {m[0][1].lower() for m in matches}

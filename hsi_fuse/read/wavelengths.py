@@ -18,6 +18,12 @@ _NM_PER_UNIT = {
     **dict.fromkeys(("micrometers", "micrometer", "micrometres", "micrometre"), 1e3),
     **dict.fromkeys(("microns", "micron", "um", "µm", "μm"), 1e3),
 }
+SPAN = re.compile(
+    r"([0-9]+(?:\.[0-9]*)?)\s*(?:-|\u2013|to|\.\.)\s*([0-9]+(?:\.[0-9]*)?)\s*("
+    + "|".join(sorted(_NM_PER_UNIT, key=len, reverse=True))
+    + r")\b",
+    re.I,
+)
 _UNKNOWN = ("", "unknown", "none", "undefined")
 # Imaging spectrometers see from the near ultraviolet to the thermal infrared.
 SHORTEST_NM, LONGEST_NM = 100.0, 30_000.0
@@ -76,6 +82,22 @@ def to_nm(values: Numbers, unit: str | None, where: Path | str) -> tuple[Numbers
             return values * factor, factor
     warn(f"{where}: wavelengths {_span(values)} fit neither nanometres nor micrometres; they are not used")
     return None, 1.0
+
+
+def spans_of(names: Sequence[str]) -> tuple[Numbers, Numbers] | None:
+    """Centres and widths (nm) of bands that are named by their edges: "450-520 nm", "0.45 to 0.52 um".
+
+    None unless every name holds one such span, the lower edge first.
+    """
+    found = [SPAN.findall(name) for name in names]
+    if not found or any(len(spans) != 1 for spans in found):
+        return None
+    lower, upper = (
+        np.array([float(span[edge]) * _NM_PER_UNIT[span[2].lower()] for (span,) in found]) for edge in (0, 1)
+    )
+    if not (_plausible(lower) and _plausible(upper) and np.all(upper > lower)):
+        return None
+    return (lower + upper) / 2, upper - lower
 
 
 def spectrum_of(
