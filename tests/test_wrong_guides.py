@@ -8,6 +8,7 @@ from synthetic import WAVELENGTHS, scene
 
 from benchmarks import wrong_guides
 from benchmarks.wrong_guides import HALVES, Verdict, jobs_of, judge, summary
+from hsi_fuse.registration import register
 
 RIGHT = Verdict("muufl", "muufl", "mild", 0, True, 0.99, 2.0, 0.5, 0.1)
 WRONG = Verdict("muufl", "jasper", "mild", 0, False, 0.1, 0.3, 0.0)
@@ -16,7 +17,9 @@ HERE, THERE = ("here", 0, 0), ("there", 0, 0)
 
 @pytest.fixture(autouse=True)
 def places(monkeypatch):
-    """Two synthetic scenes in place of the real ones."""
+    """Two synthetic scenes in place of the real ones; they are easy to tell apart."""
+    monkeypatch.setattr(register, "CANDIDATES", 2)
+    monkeypatch.setattr(wrong_guides, "SIDE", 76)
     monkeypatch.setattr(
         wrong_guides, "load", lambda name: (scene(seed=0 if name == "here" else 1), WAVELENGTHS)
     )

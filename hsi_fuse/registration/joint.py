@@ -315,10 +315,11 @@ def _halves(
 ) -> list[_Half]:
     """Mappings of either colour; the one given instead where the options allow none but the start."""
     out, colour = [], checkerboard(state.raw.shape, state.raw.low.device)
-    whole = state.pair
-    looks = [Observer(whole, psf, ratio, each).see(state.base, state.shift) for each in (colour, ~colour)]
-    few = int(min(seen.support.sum() for seen in looks)) // HALF_PIXELS_PER_DIMENSION
-    pair = replace(whole, low=whole.low[: max(few, 1)])
+    looked = Observer(state.pair, psf, ratio)
+    under = looked.see(state.base, state.shift).support
+    first = colour.cpu().numpy()[looked.rows.astype(int), looked.columns.astype(int)]
+    few = int(min(under[first].sum(), under[~first].sum())) // HALF_PIXELS_PER_DIMENSION
+    pair = replace(looked.pair, low=looked.pair.low[: max(few, 1)])
     for unseen in (colour, ~colour):
         others = Observer(pair, psf, ratio, ~unseen)
         found = fitted
