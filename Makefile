@@ -9,6 +9,7 @@
 #   make benchmark-batch   thirty small scenes, killed twenty times (BENCHMARK="options of benchmarks.batch")
 #   make benchmark-scale   time, memory and seams on large scenes (BENCHMARK="options of benchmarks.scale")
 #   make benchmark-sabotage   is the verdict right: good and spoilt runs, about 10 minutes
+#   make benchmark-report   what the report costs in a run, and for products of growing size
 #   make benchmark-refinement   uafl and ssc over coupled on misregistered pairs (BENCHMARK="options of benchmarks.refinement")
 #   make benchmark-spectra   fused spectra against field spectra, abundances against references
 #   make benchmark-draft   what `draft` costs over interpolating and writing
@@ -27,7 +28,7 @@ BIN       := $(VENV)/bin
 READY     := $(VENV)/.ready
 SCENE     := sample_scenes/village
 
-.PHONY: help demo test check docs benchmark benchmark-scale benchmark-sabotage benchmark-full benchmark-batch benchmark-refinement benchmark-registration benchmark-spectra benchmark-draft benchmark-wrong-guides gpu-check clean
+.PHONY: help demo test check docs benchmark benchmark-scale benchmark-sabotage benchmark-report benchmark-full benchmark-batch benchmark-refinement benchmark-registration benchmark-spectra benchmark-draft benchmark-wrong-guides gpu-check clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -74,6 +75,10 @@ benchmark-scale: $(READY)
 
 benchmark-sabotage: $(READY)
 	$(BIN)/python -m benchmarks.sabotage $(BENCHMARK)
+
+benchmark-report: $(READY)
+	$(BIN)/python -m benchmarks.report_cost share $(BENCHMARK)
+	$(BIN)/python -m benchmarks.report_cost product $(BENCHMARK)
 
 benchmark-refinement: $(READY)
 	$(BIN)/python -m benchmarks.refinement $(BENCHMARK)

@@ -8,9 +8,9 @@ run, and by one with the right problem, as `hsi-fuse assess` judges a product of
 afresh`: there a product may be nearly as good as one made rightly, so that a miss is told apart). What is
 spoilt in the product (`IN_PRODUCT`) is the same for both.
 The limits of `AssessOptions` were fixed on `CHOSEN_ON` and three real pairs (`benchmarks.real_pairs`);
-`READ_ON` are the scenes to report. Beside each line stands what the sabotage cost: PSNR of the good run minus
-its own. Where that is nothing, nothing was spoilt: a panchromatic reference as wide as the spectrum hardly
-changes when its response is moved.
+`READ_FIRST` and `READ_ON` are the scenes to report. Beside each line stands what the sabotage cost: the PSNR
+of the good run minus its own. Where that is nothing, nothing was spoilt: a panchromatic reference as wide as
+the spectrum hardly changes when its response is moved.
 """
 
 from __future__ import annotations
@@ -46,10 +46,12 @@ CHOSEN_ON = (
 CROP_PX = 160
 """Side of a part of a scene; NAME+ROW+COLUMN is where it starts."""
 CAVE = ("cave_balloons", "cave_chart_and_stuffed_toy", "cave_oil_painting", "cave_superballs")
-READ_ON = (
+READ_FIRST = (
     *("abu_airport_4", "abu_beach_2", "abu_beach_3", "abu_urban_3", "abu_urban_5"),
     *(f"{scene}+176+{column}" for scene in CAVE for column in (80, 272)),
 )
+"""Two misses among these changed what `bands` and `seams` measure; for the two lights they choose too."""
+READ_ON = tuple(f"{scene}+{row}+176" for scene in CAVE for row in (8, 344))
 AFRESH = ", judged afresh"
 PROTOCOLS = ("x4-ms4", "x4-rgb")
 
@@ -234,7 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.sabotage", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("--scenes", nargs="+", default=list(READ_ON), metavar="SCENE")
+    parser.add_argument("--scenes", nargs="+", default=[*READ_FIRST, *READ_ON], metavar="SCENE")
     parser.add_argument("--protocols", nargs="+", default=list(PROTOCOLS), metavar="PROTOCOL")
     parser.add_argument("--method", default="draft", metavar="PRESET")
     parser.add_argument("-o", "--output", help="CSV of all figures")

@@ -96,20 +96,24 @@ def test_noise_is_told_in_that_of_the_input(scene, times):
     assert checks.check_noise(problem, truth) < 0.1
 
 
+def step_of(error):
+    return checks.largest_step(error, torch.ones_like(error))
+
+
 def test_a_seam_is_a_step_and_an_edge_of_the_scene_is_none():
     torch.manual_seed(0)
     error = 0.01 * torch.randn(100, 80)
-    assert checks.largest_step(error) < 0.005
+    assert step_of(error) < 0.005
     seam = error.clone()
     seam[:, 33:] += 0.05
-    assert checks.largest_step(seam) == pytest.approx(0.05, abs=0.02)
-    assert checks.largest_step(seam.T) == pytest.approx(0.05, abs=0.02)
+    assert step_of(seam) == pytest.approx(0.05, abs=0.02)
+    assert step_of(seam.T) == pytest.approx(0.05, abs=0.02)
     edge = error.clone()
     edge[:40, 50:] += 0.5  # on less than half of either line
-    assert checks.largest_step(edge) < 0.01
+    assert step_of(edge) < 0.01
     holed = seam.clone()
     holed[30:] = torch.nan
-    assert checks.largest_step(holed) == pytest.approx(0.05, abs=0.03)
+    assert step_of(holed) == pytest.approx(0.05, abs=0.03)
 
 
 def test_a_guide_of_one_band_is_enough(scene):
@@ -158,3 +162,30 @@ def test_a_wrong_colour_is_found_in_bands_that_are_much_alike(scene):
     wrong = sensors_of(replace(pair, sensor=replace(sensor, srf=srf)))
     assert max(wrong["response_excess"]) < 0.02  # next to nothing of any band
     assert right["response_misfit"] < 3 < 10 < wrong["response_misfit"]
+
+
+def test_a_seam_shows_where_there_is_light():
+    torch.manual_seed(0)
+    light = 0.02 * torch.rand(100, 80)
+    light[:30] += 1  # two thirds are dark
+    error = 0.001 * torch.randn(100, 80)
+    error[:, 50:] += 0.05 * light[:, 50:]
+    assert step_of(error) < 0.01
+    assert checks.largest_step(error, light) == pytest.approx(0.05, abs=0.01)
+
+
+def test_a_band_stands_out_against_those_beside_it():
+    noise = torch.full((30,), 5e-4)
+    smooth = torch.linspace(0, 0.04, 30)  # a product that is a little too soft, and more so in the red
+    assert checks.standing_out(smooth, noise).max() < 1.2
+    swapped = torch.zeros(30)
+    swapped[[9, 19]] = 0.02
+    assert torch.nonzero(checks.standing_out(swapped, noise) > 10).ravel().tolist() == [9, 19]
+    neighbours = torch.zeros(30)
+    neighbours[[9, 10]] = 0.02
+    assert torch.nonzero(checks.standing_out(neighbours, noise) > 10).ravel().tolist() == [9, 10]
+    spoilt = torch.zeros(30)
+    spoilt[15:] = 0.6  # a half of the spectrum
+    assert (checks.standing_out(spoilt, noise)[15:] > 10).all()
+    constant = torch.where(torch.arange(30) == 4, torch.nan, smooth)
+    assert int(checks.standing_out(constant, noise).isnan().sum()) == 1

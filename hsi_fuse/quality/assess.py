@@ -144,26 +144,32 @@ def _consistency(problem: Problem, methods: Mapping[str, Cube]) -> tuple[dict[st
     places = {"learned_psf": measured, "inside": measured & seen, "outside": measured & ~seen}
     split = bool(places["inside"].any()) and bool(places["outside"].any())
     part: dict[str, Any] = {"noise_angle_deg": _noise_angle(problem, measured), "nominal_psf": {}}
-    part |= {place: {} if split or place == "learned_psf" else None for place in places}
-    product = None
-    for name, cube in methods.items():
-        low = degrade(cube, sensor.psf, ratio)  # (n, h, w)
-        product = low if name == "product" else product
+    part |= {place: dict.fromkeys(methods) if split or place == "learned_psf" else None for place in places}
+
+    def compared(name: str) -> Tensor:
+        low = degrade(methods[name], sensor.psf, ratio)  # (n, h, w)
         for place, mask in places.items():
             if part[place] is not None:
                 part[place][name] = _fidelity(low, problem, mask)
+        return low
+
+    for name, cube in methods.items():
         part["nominal_psf"][name] = _fidelity(degrade(cube, nominal, ratio), problem, measured)
+        if name != "product":  # one such copy is kept: of a big scene each takes a gigabyte
+            compared(name)
+    product = compared("product")
     if not split and bool(places["inside"].any()):
         part["inside"] = part["learned_psf"]  # all of it
     if not split and not bool(places["inside"].any()):
         part["outside"] = part["learned_psf"]
-    assert product is not None
     return part, product
 
 
 def _fidelity(low: Tensor, problem: Problem, mask: Tensor) -> dict[str, Any]:
     """A degraded product against the HSI."""
     moments = metrics.moments(low, problem.hsi, mask)
+    missed = moments.missed(problem.hsi_noise)
+    noise = problem.hsi_noise.double() ** 2 / metrics.positive(moments.var_truth)
     return {
         "pixels": moments.count,
         "psnr_db": moments.psnr,
@@ -175,7 +181,8 @@ def _fidelity(low: Tensor, problem: Problem, mask: Tensor) -> dict[str, Any]:
             "bias": moments.bias,
             "relative_bias": moments.relative_bias,
             "cc": moments.correlation,
-            "missed": moments.missed(problem.hsi_noise),
+            "missed": missed,
+            "stands_out": checks.standing_out(missed, noise),
         },
     }
 
@@ -247,8 +254,13 @@ def _checks(
     problem: Problem, cube: Cube, low: Tensor, maps: Mapping[str, NDArray[np.float32]]
 ) -> dict[str, Any]:
     """What is found out again, see `checks`."""
+    level = problem.guide.flatten(1).mean(1).clamp_min(1e-30)[:, None, None]
+    light = {
+        "brightness": checks.brightness(problem.hsi, problem),
+        "guide": (problem.guide / level).mean(0),
+    }
     steps = [
-        checks.largest_step(torch.from_numpy(maps[name])) for name in ("brightness", "guide") if name in maps
+        checks.largest_step(torch.from_numpy(maps[name]), light[name].cpu()) for name in light if name in maps
     ]
     subspace = checks.scene_subspace(problem)
     return {
@@ -306,15 +318,17 @@ def _integrity(
         level += inside.sum(1, dtype=torch.float64)
     values = bands * int(valid.sum())
     bare = (problem.guide_weight <= 0) & valid
-    measured = problem.hsi[:, coarse]  # (n, N)
+    measured = [band[coarse] for band in problem.hsi]
+    input_below = torch.stack([-band.clamp_max(0).sum(dtype=torch.float64) for band in measured])
+    input_level = torch.stack([band.sum(dtype=torch.float64) for band in measured])
     return {
         "nodata_pct": 100 * float(1 - valid.double().mean()),
         "negative_pct": 100 * negative / values if values else None,
-        "negative_input_pct": 100 * float((measured < 0).double().mean()) if values else None,
+        "negative_input_pct": 100 * sum(float((band < 0).double().mean()) for band in measured) / bands
+        if values
+        else None,
         "negative_weight_pct": _weight_pct(below, level),
-        "negative_weight_input_pct": _weight_pct(
-            -measured.clamp_max(0).sum(1, dtype=torch.float64), measured.sum(1, dtype=torch.float64)
-        ),
+        "negative_weight_input_pct": _weight_pct(input_below, input_level),
         "not_finite": not_finite,
         "bad_bands": list(bad_bands),
         "inferred_bands": int((~problem.sensor.seen).sum()),

@@ -36,6 +36,8 @@ NOTHING = 3e-4
 CLEAR = 10.0
 LAPLACIAN_NOISE = 1.25
 """Variance of the Laplacian of white noise of variance 1."""
+BESIDE, TRIFLE, EXCUSED = 3, 1e-3, 0.05
+"""Of a band that stands out: neighbours to either side, and shares of its variance; see `standing_out`."""
 CHANCE = 5.0
 """Robust deviations that the largest of some thousand steps may have by chance."""
 
@@ -63,7 +65,7 @@ def check_sensors(problem: Problem, subspace: Subspace) -> dict[str, Any]:
     if count < 4 * PIXELS_PER_DIMENSION:
         return {"assessable": False, "reason": f"only {count} input pixels lie fully under the reference"}
     subspace = replace(subspace, basis=subspace.basis[:, : count // PIXELS_PER_DIMENSION])
-    support = _thinned(support, MOST_PIXELS)
+    support = thinned(support, MOST_PIXELS)
     low = subspace.project(problem.hsi[:, support]).double()  # (k, N)
     design = torch.cat([torch.ones_like(low[:1]), low])
     guide = fill_nearest(problem.guide, problem.guide_weight)
@@ -153,31 +155,52 @@ def check_noise(problem: Problem, cube: Cube) -> float:
     return float((noise / problem.hsi_noise).median())
 
 
-def largest_step(error: Tensor) -> float:
+def standing_out(missed: Tensor, noise: Tensor) -> Tensor:
+    """What each band (n,) misses over what it may miss; both as shares of the band's variance.
+
+    Bands are so much alike that one in another's place may miss little of its variance, yet much more than
+    the bands beside it. A band may miss its noise, `TRIFLE`, and as much as its `BESIDE` neighbours to either
+    side (their median), but on their account at most `EXCUSED`.
+    """
+    known = missed.nan_to_num(0.0)
+    padded = F.pad(known[None, None], (BESIDE, BESIDE), mode="replicate")[0, 0]
+    around = padded.unfold(0, 2 * BESIDE + 1, 1)  # (n, 2 BESIDE + 1), itself in the middle
+    beside = torch.cat([around[:, :BESIDE], around[:, BESIDE + 1 :]], 1).median(1).values
+    return missed / (noise + TRIFLE + beside.clamp_max(EXCUSED))
+
+
+def largest_step(error: Tensor, light: Tensor) -> float:
     """The largest straight step in an error map (H, W; NaN without data) beyond chance, in the map's units.
 
     A seam of blocks that were processed apart runs along a row or a column from edge to edge. The step across
-    a line is the median over its pixels, so that an edge of the scene that covers less than half of the line
-    is none; chance is `CHANCE` robust deviations of the steps across all lines.
+    a line is the median over its pixels, weighted by their brightness `light` (H, W), for a seam in the level
+    does not show where it is dark. So an edge of the scene that covers less than half of what is bright is
+    none; chance is `CHANCE` robust deviations of the steps across all lines.
     """
     steps = [0.0]
-    for image in (error, error.T):
+    for image, bright in ((error, light), (error.T, light.T)):
         across = image[1:] - image[:-1]
         enough = across.isfinite().sum(1) >= max(16, across.shape[1] // 4)
         if int(enough.sum()) < 8:
             continue
-        step = across[enough].nanmedian(1).values.double()
+        weight = (bright[1:] + bright[:-1])[enough].clamp_min(0)
+        step = _weighted_median(across[enough].double(), weight.double())
         spread = 1.4826 * (step - step.median()).abs().median()
         steps.append(float((step.abs() - CHANCE * spread).amax()))
     return max(steps)
 
 
 def brightness_error(low: Tensor, problem: Problem) -> Tensor:
-    """Relative error of brightness (h, w): the degraded product minus the input along the mean spectrum."""
+    """Relative error of brightness (h, w): the degraded product minus the input."""
+    return brightness(low, problem) - brightness(problem.hsi, problem)
+
+
+def brightness(image: Tensor, problem: Problem) -> Tensor:
+    """An image (n, h, w) along the input's mean spectrum, (h, w): 1 is the mean."""
     measured = problem.hsi_weight > 0
-    level = problem.hsi[:, measured].mean(1)
+    level = torch.stack([band[measured].mean() for band in problem.hsi])
     axis = level / level.square().sum().clamp_min(1e-30)
-    return torch.tensordot(axis, low, dims=1) - torch.tensordot(axis, problem.hsi, dims=1)
+    return torch.tensordot(axis, image, dims=1)
 
 
 def _wide(fwhm: tuple[float, float], factor: float) -> tuple[float, float]:
@@ -196,6 +219,15 @@ def _regressed(design: Tensor, seen: Tensor, weight: Tensor | None = None) -> tu
         if i + 1 < rounds:
             current = tukey(residual)
     return residual, current
+
+
+def _weighted_median(values: Tensor, weight: Tensor) -> Tensor:
+    """Of each row of (l, N); NaN weighs nothing, and a row without weight has the median 0."""
+    weight = torch.where(values.isfinite(), weight, 0.0)
+    ordered, order = values.nan_to_num(0.0).sort(1)
+    summed = weight.gather(1, order).cumsum(1)
+    half = (summed >= summed[:, -1:] / 2).to(torch.uint8).argmax(1, keepdim=True)
+    return torch.where(summed[:, -1] > 0, ordered.gather(1, half)[:, 0], 0.0)
 
 
 def _second(values: Tensor, weight: Tensor) -> Tensor:
@@ -268,7 +300,7 @@ def _least_squares(columns: Tensor, wanted: Tensor) -> Tensor:
     return torch.linalg.solve(gram, columns @ wanted)
 
 
-def _thinned(mask: Tensor, most: int) -> Tensor:
+def thinned(mask: Tensor, most: int) -> Tensor:
     """The mask with every so manieth of its pixels only."""
     step = max(1, int(mask.sum()) // most)
     if step == 1:
@@ -280,6 +312,7 @@ def _thinned(mask: Tensor, most: int) -> Tensor:
 
 
 __all__ = [
+    "brightness",
     "brightness_error",
     "check_contrast",
     "check_noise",
@@ -287,4 +320,6 @@ __all__ = [
     "check_sensors",
     "largest_step",
     "scene_subspace",
+    "standing_out",
+    "thinned",
 ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from hsi_fuse.physics import blur_down, mix_bands, psf_padding
@@ -55,10 +54,12 @@ class StreamedCube:
         height = self.shape[1] // ratio
         rim = -(-max(psf_padding(len(psf), ratio), 0) // ratio)  # HSI rows
         step = max(4 * rim, block_rows(self.shape) // ratio, 1)
-        parts = []
+        seen = None
         for start in range(0, height, step):
             stop = min(start + step, height)
             first, last = max(start - rim, 0), min(stop + rim, height)
             low = blur_down(self.read(first * ratio, last * ratio), psf, ratio)
-            parts.append(low[:, start - first : len(low[0]) - (last - stop)])
-        return torch.cat(parts, 1)
+            seen = low.new_empty(low.shape[0], height, low.shape[2]) if seen is None else seen
+            seen[:, start:stop] = low[:, start - first : len(low[0]) - (last - stop)]
+        assert seen is not None
+        return seen

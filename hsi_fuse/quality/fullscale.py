@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hsi_fuse.physics import blur_down
 from hsi_fuse.problem import Cube, Problem
+from hsi_fuse.quality.checks import MOST_PIXELS, thinned
 
 BLOCK_HSI_PX = 8
 MOST_BLOCKS = 64
@@ -146,6 +147,7 @@ def _matched(problem: Problem, seen: Tensor) -> Callable[[Tensor], Tensor]:
     keep = (problem.hsi_weight > 0) & (
         blur_down(problem.guide_weight[None], problem.sensor.psf, problem.ratio)[0] > 0.99
     )
+    keep = thinned(keep, MOST_PIXELS)
     hsi, guide = (image[:, keep].double() for image in (problem.hsi, seen))
     mean, level = hsi.mean(1), guide.mean(1)
     x, y = hsi - mean[:, None], guide - level[:, None]

@@ -42,7 +42,8 @@ class AssessOptions:
     bias_green, bias_amber : float
         Median over bands of |bias| / mean.
     band_green, band_amber : float
-        Share of the worst band's variance that the degraded product misses beyond the input's noise.
+        What the degraded product misses of the band that stands out most, over what a band may miss
+        (`checks.standing_out`).
     detail_green, detail_amber : float
         Share of the reference's fine detail that the product misses beyond the reference's noise, in the
         combination of reference bands of which it misses most.
@@ -84,15 +85,15 @@ class AssessOptions:
     noise_factor: float = 1.5
     bias_green: float = 0.01
     bias_amber: float = 0.03
-    band_green: float = 0.1
-    band_amber: float = 0.3
+    band_green: float = 3.0
+    band_amber: float = 10.0
     detail_green: float = 0.12
     detail_amber: float = 0.4
     sharpness_green: float = 0.15
     sharpness_amber: float = 0.3
     noise_green: float = 0.7
     noise_amber: float = 1.5
-    seam_green: float = 0.02
+    seam_green: float = 0.015
     seam_amber: float = 0.05
     synthesis_green: float = 0.5
     synthesis_amber: float = 3.0
@@ -205,9 +206,9 @@ def _radiometry(figures: Figures, options: AssessOptions) -> Light:
 
 
 def _bands(figures: Figures, options: AssessOptions) -> Light:
-    value = _largest(figures["consistency"]["learned_psf"]["product"]["bands"]["missed"])
+    value = _largest(figures["consistency"]["learned_psf"]["product"]["bands"]["stands_out"])
     return _light(
-        "bands", "single bands do not reproduce the input", "missed, worst band", value,
+        "bands", "single bands do not reproduce the input", "times what a band may miss", value,
         options.band_green, options.band_amber,
     )  # fmt: skip
 

@@ -95,7 +95,7 @@ def open_product(path: str | Path, hsi: Raster) -> Product:
         raise GridError(
             f"{path} has no values where the HSI has: check both files' nodata and georeferencing"
         )
-    ours = float(np.abs(cropped.values[good][:, cropped.valid]).mean())
+    ours = float(np.mean([np.abs(cropped.values[band][cropped.valid]).mean() for band in bands]))
     if not 1 / UNLIKE_UNITS < level / max(ours, 1e-30) < UNLIKE_UNITS:
         warnings.warn(
             f"{path}: its mean value is {level:.4g}, that of the HSI {ours:.4g}: are both in the same units "
