@@ -130,7 +130,7 @@ def unmix_unregistered(
     zero = subspace.project(torch.zeros_like(peak * factors.spectra[:, :1]))
     mixed = torch.tensordot(ends - zero, factors.fine, dims=1) + zero[:, :, None]
     coefficients = options.share * mixed + (1 - options.share) * guess
-    angle = _least_angle(srf @ factors.spectra)
+    angle = least_angle_deg(srf @ factors.spectra)
     figures: dict[str, object] = {
         "endmembers": factors.spectra.shape[1],
         "objective": (*values, *more[1:])[-1],
@@ -199,7 +199,7 @@ def _abundances(spectra: Tensor, wanted: Tensor, sum_to_one: float = 1e-2, steps
     return found
 
 
-def _least_angle(colours: Tensor) -> float:
+def least_angle_deg(colours: Tensor) -> float:
     """The smallest angle between the colours (m, K) of two endmembers, degrees."""
     unit = colours.double() / colours.double().norm(dim=0).clamp_min(1e-30)
     cosine = (unit.T @ unit - 2 * torch.eye(unit.shape[1], dtype=unit.dtype, device=unit.device)).max()
