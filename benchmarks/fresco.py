@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.interpolate import LinearNDInterpolator
+from scipy.spatial import cKDTree
 from torch import Tensor
 
 from benchmarks.registration import Found, resampled
@@ -166,11 +167,18 @@ def beyond(
         Of the cube.
     """
     rows, columns = np.mgrid[: places.shape[1], : places.shape[2]] + 0.5
-    inverse = LinearNDInterpolator(
-        places.reshape(2, -1).T, np.stack([columns.ravel(), rows.ravel()], 1), fill_value=-1e3
-    )
+    known = places.reshape(2, -1).T
+    own = np.stack([columns.ravel(), rows.ravel()], 1)
     y, x = np.mgrid[: shape[0], : shape[1]] + 0.5
-    there = inverse(np.stack([x - origin[1], y - origin[0]], -1))
+    asked = np.stack([x.ravel() - origin[1], y.ravel() - origin[0]], 1)
+    design, wanted = (np.hstack([each, np.ones((len(each), 1))]) for each in (known, asked))
+    affine = np.linalg.lstsq(design, own, rcond=None)[0]
+    local = own - design @ affine
+    apart, nearest = cKDTree(known).query(asked)
+    # off the guide, and where its outline is hollow, there is nothing to interpolate between
+    rest = LinearNDInterpolator(known, local)(asked)
+    rest = np.where((apart < 1)[:, None] & np.isfinite(rest), rest, local[nearest])
+    there = (wanted @ affine + rest).reshape(*shape, 2)
     return there[..., 0], there[..., 1]
 
 

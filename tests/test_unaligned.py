@@ -124,6 +124,18 @@ def test_materials_explain_both_images(unmixed: Unmixed, turned) -> None:
     assert unmixed.history == tuple(sorted(unmixed.history, reverse=True))
 
 
+def test_weights_are_those_that_explain_both_images_best(unmixed: Unmixed, turned) -> None:
+    hsi, guide, _, srf = turned
+
+    def chosen(*weights: float) -> Unmixed:
+        options = UnmixOptions(starts=1, weights=weights, terms=BlockTermOptions(iterations=5))
+        return unmix_unregistered(hsi, torch.ones(hsi.shape[1:]), guide, HELD.float(), srf, options)
+
+    assert unmixed.figures["weights"] in UnmixOptions().weights
+    assert chosen(1e4, 1.0).figures["weights"] == 1.0  # far too smooth
+    assert chosen(1e4).figures["weights"] == 1e4
+
+
 def test_the_seed_hardly_matters(unmixed: Unmixed, turned) -> None:
     hsi, guide, there, srf = turned
     other = unmix_unregistered(hsi, torch.ones(hsi.shape[1:]), guide, HELD.float(), srf, QUICK, seed=7)
@@ -200,8 +212,15 @@ def test_with_texture_both_products_come_and_no_place_of_the_reference_is_in_the
     monkeypatch.setattr("hsi_fuse.write.learned._report", lambda *_: "<html></html>")
     out = tmp_path / "out.tif"
     command = ["run", lost.hsi, lost.ref, "--unaligned", "--preset", "fresco", "-o", out, "--json"]
-    for setting in ("coupled.steps=2", "fresco.steps=20", "fresco.width=8", "fresco.unmix.starts=1"):
-        command += ["--set", setting]
+    quick = {
+        "steps": 4,
+        "width": 8,
+        "unmix.starts": 1,
+        "unmix.weights": "[1.0]",
+        "unmix.terms.iterations": 20,
+    }
+    for name, value in quick.items():
+        command += ["--set", f"fresco.{name}={value}"]
     assert cli.main([str(each) for each in command]) == 0
     assert (tmp_path / "out_guide.tif").exists()
     figures = json.loads((tmp_path / "out_quality.json").read_text())

@@ -38,12 +38,18 @@ def gradient_distance(image: Tensor, truth: Tensor, where: Tensor) -> float:
 
     Wasserstein's first distance of the magnitudes of (c, H, W) over the pixels `where` (H, W), bool.
     """
+    return _apart(_magnitudes(image, where), _magnitudes(truth, where))
+
+
+def _magnitudes(image: Tensor, where: Tensor) -> Tensor:
+    """Quantiles of the magnitudes of the gradients of (c, H, W) over pixels (H, W), bool: (201, c)."""
     levels = torch.linspace(0, 1, 201, dtype=torch.float64, device=image.device)
-    told = []
-    for each in (image, truth):
-        down, across = torch.gradient(each.double(), dim=(1, 2))
-        told.append(torch.quantile(torch.hypot(down, across)[:, where], levels, dim=1))
-    return float(((told[0] - told[1]).abs().mean(0) / told[1].mean(0).clamp_min(1e-30)).mean())
+    down, across = torch.gradient(image.double(), dim=(1, 2))
+    return torch.quantile(torch.hypot(down, across)[:, where], levels, dim=1)
+
+
+def _apart(magnitudes: Tensor, truth: Tensor) -> float:
+    return float(((magnitudes - truth).abs().mean(0) / truth.mean(0).clamp_min(1e-30)).mean())
 
 
 class Patches:
@@ -168,16 +174,18 @@ class HeldOut:
         truth, start, plain = (
             torch.tensordot(self.bands, each, dims=1) for each in (self.truth, self.start, self.plain)
         )
-        worst, far = self._error(plain, truth), gradient_distance(plain, truth, self.where)
+        wanted = _magnitudes(truth, self.where)
+        worst, far = self._error(plain, truth), _apart(_magnitudes(plain, self.where), wanted)
         told = []
         for gain in gains:
             image = start + gain * added
             ratio = worst / self._error(image, truth)
+            distance = _apart(_magnitudes(image, self.where), wanted)
             told.append(
                 {
                     "gain": gain,
                     "psnr_gain_db": float(10 * torch.log10(ratio).mean()),
-                    "gradient_ratio": gradient_distance(image, truth, self.where) / max(far, 1e-30),
+                    "gradient_ratio": distance / max(far, 1e-30),
                 }
             )
         return told
