@@ -14,6 +14,7 @@
 #   make benchmark-spectra   fused spectra against field spectra, abundances against references
 #   make benchmark-draft   what `draft` costs over interpolating and writing
 #   make gpu-check   time, memory and agreement of the presets on the processor and the GPU, 512 x 512 pixels
+#   make benchmark-fresco   partial overlap: both products within and outside of it (BENCHMARK="options of benchmarks.fresco")
 #   make benchmark-registration   error on displaced pairs (BENCHMARK="options of benchmarks.registration")
 #   make benchmark-wrong-guides   references of other places: is each refused, and no right one?
 #
@@ -28,7 +29,7 @@ BIN       := $(VENV)/bin
 READY     := $(VENV)/.ready
 SCENE     := sample_scenes/village
 
-.PHONY: help demo test check docs benchmark benchmark-scale benchmark-sabotage benchmark-report benchmark-full benchmark-batch benchmark-refinement benchmark-registration benchmark-spectra benchmark-draft benchmark-wrong-guides gpu-check clean
+.PHONY: help demo test check docs benchmark benchmark-scale benchmark-sabotage benchmark-report benchmark-full benchmark-batch benchmark-refinement benchmark-fresco benchmark-registration benchmark-spectra benchmark-draft benchmark-wrong-guides gpu-check clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -89,6 +90,9 @@ benchmark-spectra: $(READY)
 
 benchmark-draft: $(READY)
 	$(BIN)/python -m benchmarks.draft_time $(BENCHMARK)
+
+benchmark-fresco: $(READY)
+	$(BIN)/python -m benchmarks.fresco $(BENCHMARK)
 
 benchmark-registration: $(READY)
 	$(BIN)/python -m benchmarks.registration $(BENCHMARK)

@@ -98,9 +98,9 @@ def test_the_guides_footprint_is_written_with_the_kind_of_every_pixel(
 ) -> None:
     hsi, guide = read_hsi(pair.hsi), open_guide(pair.ref)
     with pytest.warns(HsiFuseWarning, match="inferred from the reference's colours"):
-        result = fuse(hsi, guide, load_preset("draft"), extent="guide")
+        result = fuse(hsi, guide, load_preset("draft"), extent="guide", uncertainty=True)
     inside = result.rows(0, result.grid.height)
-    files = save(result, tmp_path / "all.tif")
+    files = save(result, tmp_path / "all.tif", products=["uncertainty"])
     assert tmp_path / "all_kind.tif" in files
     with rasterio.open(tmp_path / "all.tif") as file:
         product, nodata, transform = file.read(), file.nodata, file.transform
@@ -121,6 +121,10 @@ def test_the_guides_footprint_is_written_with_the_kind_of_every_pixel(
     outside[own] = False
     assert (kind[outside] == Kind.INFERRED).mean() > 0.7
     assert (product[:, kind == Kind.INFERRED] != nodata).all()
+    with rasterio.open(tmp_path / "all_uncertainty.tif") as file:
+        sigma = file.read()
+        assert (sigma[:, kind == Kind.INFERRED] > 0).all()  # extrapolated, and how surely
+    assert np.median(sigma[:, kind == Kind.INFERRED]) > np.median(sigma[:, kind == Kind.FUSED])
     assert (product[:, (kind == Kind.NOTHING) | (kind == Kind.REFUSED)] == nodata).all()
     figures = json.loads((tmp_path / "all_quality.json").read_text())
     assert figures["extent"]["of"] == "guide"

@@ -10,13 +10,15 @@ import torch
 from synthetic import RATIO, observed, problem_of, scene
 from torch import Tensor
 
-from hsi_fuse.nets.translator import Critic, Sharpen, Soften
+from hsi_fuse.nets.translator import Critic, Sharpen, SharpenEach
 from hsi_fuse.overlap.blockterm import BlockTermOptions
+from hsi_fuse.overlap.texture import HeldOut, Patches, gradient_distance, in_line, split
 from hsi_fuse.overlap.unregistered import UnmixOptions
 from hsi_fuse.physics import blur_down, gaussian_psf
+from hsi_fuse.preset import load_preset
 from hsi_fuse.problem import Estimate, NativeGuide, Problem, StageResult, silent
 from hsi_fuse.stages import fresco
-from hsi_fuse.stages.fresco import Fresco, gradient_distance
+from hsi_fuse.stages.fresco import Fresco
 from hsi_fuse.subspace import interpolate, upsample
 
 EDGE = 56
@@ -26,6 +28,7 @@ QUICK = Fresco(
     width=8,
     patch=8,
     batch=4,
+    consistency=6,
     unmix=UnmixOptions(endmembers=5, starts=1, terms=BlockTermOptions(iterations=5)),
 )
 
@@ -48,11 +51,9 @@ def start(problem: Problem) -> Estimate:
 def filled(problem: Problem, start: Estimate) -> StageResult:
     """What it does after few steps, the gate held open."""
     with pytest.MonkeyPatch.context() as patch:
-        judged = fresco._Held.judge
         patch.setattr(
-            fresco._Held, "judge", lambda *a: {**judged(*a), "psnr_gain_db": 1.0, "gradient_ratio": 0.5}
+            HeldOut, "judge", lambda *_: [{"gain": 1.0, "psnr_gain_db": 1.0, "gradient_ratio": 0.5}]
         )
-        patch.setattr(fresco, "GAINS", (1.0,))
         return QUICK(problem, start, silent)
 
 
@@ -81,8 +82,8 @@ def test_the_pair_in_materials_comes_with_it(filled: StageResult, problem: Probl
 def test_without_a_gain_on_held_out_ground_interpolation_stays(
     problem: Problem, start: Estimate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    worse = {"psnr_gain_db": -0.1, "gradient_ratio": 0.5}
-    monkeypatch.setattr(fresco._Held, "judge", lambda *_: worse)
+    worse = {"gain": 0.5, "psnr_gain_db": -0.1, "gradient_ratio": 0.5}
+    monkeypatch.setattr(HeldOut, "judge", lambda *_: [worse])
     result = QUICK(problem, start, silent)
     assert not result.verdict["kept"]
     assert "no better than interpolation" in str(result.verdict["reason"])
@@ -132,15 +133,76 @@ def test_gradients_of_the_truth_are_at_no_distance_and_blur_adds_to_it() -> None
     assert gradient_distance(2 * truth, truth, everywhere) == pytest.approx(1, abs=0.02)
 
 
-def test_the_translator_begins_as_interpolation() -> None:
-    maps = torch.rand(3, 1, 9, 12)
-    assert torch.allclose(Sharpen(4, 8)(maps)[:, 0], upsample(maps[:, 0], 4))
+def test_the_translator_begins_at_nothing() -> None:
+    maps, chosen = torch.rand(3, 1, 9, 12), torch.arange(3)
+    assert Sharpen(4, 8)(maps, chosen).shape == (3, 1, 36, 48)
+    assert not Sharpen(4, 8)(maps, chosen).any()
+    assert not SharpenEach(3, 4, 8)(maps, chosen).any()
 
 
-def test_the_way_back_begins_as_the_psf() -> None:
-    psf, maps = gaussian_psf(4, 4.0), torch.rand(2, 1, 40, 48)
-    inner = (slice(None), slice(2, -2), slice(2, -2))  # its edges are mirrored otherwise
-    assert torch.allclose(Soften(psf, 4)(maps)[:, 0][inner], blur_down(maps[:, 0], psf, 4)[inner], atol=1e-4)
+def test_one_translator_is_the_same_for_all_materials_and_one_each_is_not() -> None:
+    torch.manual_seed(0)
+    maps, chosen = torch.rand(1, 1, 9, 12).expand(2, 1, 9, 12), torch.arange(2)
+    for network, same in ((Sharpen(4, 8), True), (SharpenEach(2, 4, 8), False)):
+        for name, parameter in network.named_parameters():
+            if "last" in name:
+                torch.nn.init.normal_(parameter)
+        made = network(maps, chosen)
+        assert torch.equal(made[0], made[1]) == same
+
+
+def test_a_translator_each_can_be_asked_for(problem: Problem, start: Estimate) -> None:
+    result = replace(QUICK, shared=False, steps=4)(problem, start, silent)
+    assert "psnr_gain_db" in result.verdict
+
+
+def test_the_sensor_sees_nothing_of_a_detail_in_line_with_nothing() -> None:
+    draw = torch.Generator().manual_seed(0)
+    psf, detail = gaussian_psf(4, 4.0), torch.randn(2, 48, 40, generator=draw)
+    unseen = in_line(detail, torch.zeros(2, 12, 10), psf, 4, 30)
+    assert float(blur_down(unseen, psf, 4).std()) < 0.03 * float(blur_down(detail, psf, 4).std())
+    assert float(unseen.std()) > 0.9 * float(detail.std())  # white noise is mostly out of its sight
+
+
+def test_of_several_seeds_the_best_on_the_guides_ground_is_taken(problem: Problem, start: Estimate) -> None:
+    result = replace(QUICK, seeds=2)(problem, start, silent)
+    scores = result.verdict["seeds"]
+    assert isinstance(scores, list)
+    assert len(set(scores)) == 2
+    assert min(each["held_out"] for each in result.history) == min(scores)
+
+
+def test_the_critic_is_watched(filled: StageResult) -> None:
+    assert all({"critic_real", "critic_made", "held_out"} <= set(each) for each in filled.history)
+    assert filled.history[-1]["critic_real"] != 0
+
+
+def test_what_the_guide_never_showed_of_a_material_is_not_made_sharp(
+    filled: StageResult, problem: Problem
+) -> None:
+    """A map that varies more in the HSI than in the guide is trusted in proportion."""
+    assert filled.unmixed is not None
+    wild = replace(
+        filled.unmixed, coarse=torch.cat([10 * filled.unmixed.coarse[:1], filled.unmixed.coarse[1:]])
+    )
+    args = problem.guide_weight, problem.hsi_weight, problem.sensor.psf, RATIO
+    (_, before), (_, after) = fresco._scales(filled.unmixed, *args), fresco._scales(wild, *args)
+    assert torch.equal(after[1:], before[1:])
+    assert 0 < float(after[0]) < 0.2 * float(before[0].clamp_min(0.5))
+    assert float(after.max()) <= 1
+
+
+def test_the_papers_schedule_is_a_preset() -> None:
+    stages = dict(load_preset("fresco-paper").stages)
+    stage = stages["fresco"]
+    assert isinstance(stage, Fresco)
+    assert (stage.steps, stage.batch, stage.learning_rate, stage.flat) == (2000 * 20, 8, 1e-4, 0.5)
+    assert (stage.patch, stage.critic, stage.paired, stage.shared) == (12, 1.0, 0.0, True)
+
+
+def test_it_learns_without_pairs_too(problem: Problem, start: Estimate) -> None:
+    result = replace(QUICK, paired=0.0, steps=4)(problem, start, silent)
+    assert "psnr_gain_db" in result.verdict
 
 
 def test_the_critic_has_a_head_for_each_material() -> None:
@@ -154,7 +216,7 @@ def test_patches_are_turned_and_mirrored_but_not_stretched() -> None:
     """A cone is the same from all sides; its gradient's length is 1 wherever a patch lies."""
     y, x = torch.meshgrid(torch.arange(60.0), torch.arange(70.0), indexing="ij")
     cone = torch.hypot(y - 29.5, x - 34.5)[None]
-    made = fresco._Patches(cone, torch.ones(60, 70, dtype=torch.bool), 16)(
+    made = Patches(cone, torch.ones(60, 70, dtype=torch.bool), 16, any_angle=True)(
         torch.zeros(20, dtype=torch.long), torch.Generator().manual_seed(0)
     )
     down, across = torch.gradient(made[:, 0], dim=(1, 2))
@@ -163,19 +225,20 @@ def test_patches_are_turned_and_mirrored_but_not_stretched() -> None:
     assert float(angles.max() - angles.min()) > math.pi / 2
 
 
-def test_no_grid_of_hsi_pixels_is_left_in_the_detail() -> None:
+def test_patches_at_right_angles_are_pixels_and_not_between_them() -> None:
     draw = torch.Generator().manual_seed(0)
-    maps, detail = torch.rand(2, 9, 11, generator=draw), torch.randn(2, 36, 44, generator=draw)
-    grid = torch.randn(4, 4, generator=draw).repeat(9, 11)
-    spoilt = detail + grid * (0.5 + 2 * maps).repeat_interleave(4, 1).repeat_interleave(4, 2)
-    clean = detail - fresco._grid_pattern(detail, maps, 4)
-    assert torch.allclose(spoilt - fresco._grid_pattern(spoilt, maps, 4), clean, atol=1e-4)
-    assert float((clean - detail).square().mean()) < 0.1
+    maps = torch.rand(2, 40, 50, generator=draw)
+    made = Patches(maps, torch.ones(40, 50, dtype=torch.bool), 8, any_angle=False)(
+        torch.tensor([0, 1, 1, 0]), draw
+    )
+    for patch, k in zip(made[:, 0], (0, 1, 1, 0), strict=True):
+        apart = (patch.flatten()[:, None] - maps[k].flatten()).abs().min(1).values
+        assert float(apart.max()) < 1e-4
 
 
 def test_the_held_out_part_is_a_quarter_and_whole(problem: Problem) -> None:
     valid: Tensor = problem.guide_weight > 0
-    held, taught = fresco._split(valid, RATIO)
+    held, taught = split(valid, RATIO)
     assert not bool((held & taught).any())
     assert torch.equal(held | taught, valid)
     assert 0.2 < float(held.sum() / valid.sum()) < 0.35

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,10 +22,12 @@ from hsi_fuse.overlap import populations
 from hsi_fuse.overlap.blockterm import BlockTermOptions
 from hsi_fuse.overlap.colours import STRANGE
 from hsi_fuse.overlap.populations import guess_responses
-from hsi_fuse.overlap.unregistered import Unmixed, UnmixOptions, unmix_unregistered
+from hsi_fuse.overlap.unaligned import GuideProduct
+from hsi_fuse.overlap.unregistered import Unmixed, UnmixOptions, least_angle_deg, unmix_unregistered
 from hsi_fuse.physics import blur_down, gaussian_psf, mix_bands
 from hsi_fuse.problem import NativeGuide
 from hsi_fuse.sensors.srf import MS4, RGB, srf_rows
+from hsi_fuse.subspace import upsample
 
 HELD = torch.ones(72, 80, dtype=torch.bool)
 """Where the turned guide has data."""
@@ -121,6 +124,18 @@ def test_materials_explain_both_images(unmixed: Unmixed, turned) -> None:
     assert unmixed.history == tuple(sorted(unmixed.history, reverse=True))
 
 
+def test_weights_are_those_that_explain_both_images_best(unmixed: Unmixed, turned) -> None:
+    hsi, guide, _, srf = turned
+
+    def chosen(*weights: float) -> Unmixed:
+        options = UnmixOptions(starts=1, weights=weights, terms=BlockTermOptions(iterations=5))
+        return unmix_unregistered(hsi, torch.ones(hsi.shape[1:]), guide, HELD.float(), srf, options)
+
+    assert unmixed.figures["weights"] in UnmixOptions().weights
+    assert chosen(1e4, 1.0).figures["weights"] == 1.0  # far too smooth
+    assert chosen(1e4).figures["weights"] == 1e4
+
+
 def test_the_seed_hardly_matters(unmixed: Unmixed, turned) -> None:
     hsi, guide, there, srf = turned
     other = unmix_unregistered(hsi, torch.ones(hsi.shape[1:]), guide, HELD.float(), srf, QUICK, seed=7)
@@ -189,6 +204,60 @@ def test_both_products_come_and_no_warning_is_missing(
     inner = found[:, edge[0] : edge[0] + truth.shape[1], edge[1] : edge[1] + truth.shape[2]]
     assert psnr(torch.from_numpy(inner), torch.from_numpy(truth.copy())) > 25
     assert "nothing is registered" in capsys.readouterr().err
+
+
+def test_with_texture_both_products_come_and_no_place_of_the_reference_is_in_the_hsis(
+    lost: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hsi_fuse.write.learned._report", lambda *_: "<html></html>")
+    out = tmp_path / "out.tif"
+    command = ["run", lost.hsi, lost.ref, "--unaligned", "--preset", "fresco", "-o", out, "--json"]
+    quick = {
+        "steps": 4,
+        "width": 8,
+        "unmix.starts": 1,
+        "unmix.weights": "[1.0]",
+        "unmix.terms.iterations": 20,
+    }
+    for name, value in quick.items():
+        command += ["--set", f"fresco.{name}={value}"]
+    assert cli.main([str(each) for each in command]) == 0
+    assert (tmp_path / "out_guide.tif").exists()
+    figures = json.loads((tmp_path / "out_quality.json").read_text())
+    assert any("nothing is registered" in text for text in figures["warnings"])
+    with rasterio.open(out) as file:
+        found = torch.from_numpy(file.read().astype(np.float32)) * 1e-4
+    hsi, truth = read_hsi(lost.hsi), torch.from_numpy(lost.truth)
+    # what it adds, the HSI's sensor does not see; and it is no worse than interpolation
+    seen = blur_down(found, gaussian_psf(RATIO, float(RATIO)), RATIO)
+    low = torch.from_numpy(hsi.values)
+    assert float((seen - low).square().mean()) < 0.05 * float(low.var())
+    assert psnr(found, truth) > psnr(upsample(low, RATIO), truth) - 0.2
+
+
+def test_what_may_be_wrong_with_the_guides_product_is_said(unmixed: Unmixed, pair: Pair) -> None:
+    hsi = read_hsi(pair.hsi)
+
+    def warned(angle: float, doubt: Tensor) -> list[str]:
+        other = replace(unmixed, figures={**unmixed.figures, "least_angle_deg": angle}, doubt=doubt)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            GuideProduct.of(other, HELD.numpy(), hsi.grid, hsi).warn()
+        return [str(each.message) for each in caught]
+
+    sure, doubtful = torch.zeros(72, 80), torch.zeros(72, 80)
+    doubtful[20:40] = 2 * STRANGE
+    assert warned(5.0, sure) == []
+    assert "two materials of the scene look alike (0.3°" in warned(0.3, sure)[0]
+    assert "colours never seen with a spectrum" in warned(5.0, doubtful)[0]
+
+
+def test_materials_of_one_colour_are_told_apart_by_no_angle() -> None:
+    """Spectra that differ only where the guide does not look."""
+    spectra = torch.tensor([[1.0, 1.0, 0.2], [2.0, 2.0, 0.1], [0.3, 0.9, 0.5]])  # (n, K)
+    blind = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    assert least_angle_deg(blind @ spectra) < 0.1
+    assert least_angle_deg(spectra) > 5
 
 
 def test_no_mapping_and_no_footprint_goes_with_it(pair: Pair) -> None:

@@ -1,6 +1,6 @@
 """Networks that turn maps of one resolution into maps of another, and one that tells them apart.
 
-All work on one map at a time, so that one translator serves all materials.
+They work on one map at a time.
 """
 
 from __future__ import annotations
@@ -8,8 +8,6 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from hsi_fuse.subspace import upsample
 
 
 def _double(before: int, after: int) -> nn.Sequential:
@@ -21,7 +19,7 @@ def _double(before: int, after: int) -> nn.Sequential:
 
 
 class Sharpen(nn.Module):
-    """(N, 1, h, w) -> (N, 1, ratio h, ratio w): interpolation, and a U-Net for what it misses.
+    """(N, 1, h, w) -> (N, 1, ratio h, ratio w): what interpolation misses, by one U-Net for all materials.
 
     The U-Net works on coarse pixels and gives each its ratio x ratio fine ones; it starts at nothing.
     """
@@ -35,28 +33,24 @@ class Sharpen(nn.Module):
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
 
-    def forward(self, maps: Tensor) -> Tensor:
-        """See the class."""
+    def forward(self, maps: Tensor, materials: Tensor) -> Tensor:
+        """See the class; whose maps they are, (N,), does not matter."""
         near = self.first(maps)
         far = F.interpolate(self.deep(F.avg_pool2d(near, 2, ceil_mode=True)), near.shape[2:], mode="nearest")
-        detail = F.pixel_shuffle(self.last(self.join(torch.cat([near, far], 1))), self.ratio)
-        return upsample(maps[:, 0], self.ratio)[:, None] + detail
+        return F.pixel_shuffle(self.last(self.join(torch.cat([near, far], 1))), self.ratio)
 
 
-class Soften(nn.Module):
-    """(N, 1, ratio h, ratio w) -> (N, 1, h, w): the way back, one non-negative kernel that sums to 1."""
+class SharpenEach(nn.Module):
+    """A `Sharpen` for each material: what the shared one is compared with."""
 
-    def __init__(self, psf: Tensor, ratio: int) -> None:
+    def __init__(self, materials: int, ratio: int, width: int) -> None:
         super().__init__()
-        self.ratio, self.reach = ratio, max((len(psf) - ratio) // 2, 0)
-        own = F.pad(psf, [max((ratio - len(psf)) // 2, 0)] * 4)
-        self.logits = nn.Parameter(own.clamp_min(1e-6).log())
+        self.each = nn.ModuleList([Sharpen(ratio, width) for _ in range(materials)])
 
-    def forward(self, maps: Tensor) -> Tensor:
-        """See the class."""
-        kernel = torch.softmax(self.logits.flatten(), 0).view(1, 1, *self.logits.shape)
-        padded = F.pad(maps, [self.reach] * 4, mode="reflect")
-        return F.conv2d(padded, kernel, stride=self.ratio)
+    def forward(self, maps: Tensor, materials: Tensor) -> Tensor:
+        """(N, 1, h, w) of the materials (N,)."""
+        parts = [self.each[int(k)](one[None], k) for one, k in zip(maps, materials, strict=True)]
+        return torch.cat(parts)
 
 
 class Critic(nn.Module):

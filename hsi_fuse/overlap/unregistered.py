@@ -30,6 +30,9 @@ class UnmixOptions:
     endmembers : int
     starts : int
         Sets of vertices to begin with; the one of least objective goes on.
+    weights : tuple of float
+        What the weights of low rank, edges and sum-to-one are multiplied with: that is taken which leaves the
+        least of both images unexplained, as the paper chooses.
     share : float
         Weight of the mixture in the product; the rest is what colours alone tell. Either errs elsewhere.
     terms : BlockTermOptions
@@ -37,6 +40,7 @@ class UnmixOptions:
 
     endmembers: int = 12
     starts: int = 3
+    weights: tuple[float, ...] = (0.1, 1.0, 10.0)
     share: float = 0.5
     terms: BlockTermOptions = field(default_factory=BlockTermOptions)
 
@@ -116,24 +120,26 @@ def unmix_unregistered(
     pure = (
         torch.tensordot(subspace.basis, sharpened(low, valid), dims=1) + subspace.mean[:, None, None]
     ) / peak
-    warm = replace(options.terms, iterations=min(WARM_UP, options.terms.iterations))
-    begun = []
+    starts = []
     for start in range(options.starts):
         corners = vertices(pure[:, valid > 0], options.endmembers, seed + start)
-        spectra = pure[:, valid > 0][:, corners].clamp_min(1e-4)
-        begun.append(unmix(_begin(spectra, seen), seen, warm))
+        starts.append(_begin(pure[:, valid > 0][:, corners].clamp_min(1e-4), seen))
+    warm_up = min(WARM_UP, options.terms.iterations)
+    weight, terms = _weighted(starts[0], seen, options, warm_up)
+    begun = [unmix(each, seen, replace(terms, iterations=warm_up)) for each in starts]
     factors, values = min(begun, key=lambda each: each[1][-1])
-    left = replace(options.terms, iterations=max(options.terms.iterations - WARM_UP, 0))
+    left = replace(terms, iterations=max(terms.iterations - warm_up, 0))
     factors, more = unmix(factors, seen, left, on_step)
 
     ends = subspace.project(peak * factors.spectra)  # (k, K)
     zero = subspace.project(torch.zeros_like(peak * factors.spectra[:, :1]))
     mixed = torch.tensordot(ends - zero, factors.fine, dims=1) + zero[:, :, None]
     coefficients = options.share * mixed + (1 - options.share) * guess
-    angle = _least_angle(srf @ factors.spectra)
+    angle = least_angle_deg(srf @ factors.spectra)
     figures: dict[str, object] = {
         "endmembers": factors.spectra.shape[1],
         "objective": (*values, *more[1:])[-1],
+        "weights": weight,
         "start_objectives": [each[1][-1] for each in begun],
         "least_angle_deg": angle,
         "held_out_error": float(error.square().mean().sqrt()),
@@ -177,6 +183,34 @@ def _colours(
     return learn(taught, asked, seed)
 
 
+def _weighted(
+    start: Factors, seen: BlockTerms, options: UnmixOptions, iterations: int
+) -> tuple[float, BlockTermOptions]:
+    """The factor and the weights that leave the least of both images unexplained after some iterations."""
+    tried = []
+    for factor in options.weights:
+        own = options.terms
+        terms = replace(
+            own,
+            low_rank=factor * own.low_rank,
+            edges=factor * own.edges,
+            sum_to_one=factor * own.sum_to_one,
+        )
+        found, _ = unmix(start, seen, replace(terms, iterations=iterations)) if iterations else (start, ())
+        hsi = torch.tensordot(found.spectra, found.coarse, dims=1) - seen.hsi
+        guide = torch.tensordot(seen.srf @ found.spectra, found.fine, dims=1) - seen.guide
+        missed = [
+            float((weight * off).square().mean() / (weight * image).square().mean().clamp_min(1e-30))
+            for weight, off, image in (
+                (seen.hsi_weight, hsi, seen.hsi),
+                (seen.guide_weight, guide, seen.guide),
+            )
+        ]
+        tried.append((missed[0] * missed[1], factor, terms))  # the sum of both in dB
+    _, factor, terms = min(tried, key=lambda each: each[0])
+    return factor, terms
+
+
 def _begin(spectra: Tensor, seen: BlockTerms) -> Factors:
     """Abundances of given endmembers in both images: non-negative least squares."""
     fine = _abundances(spectra, seen.expected.flatten(1)).reshape(-1, *seen.guide_weight.shape)
@@ -199,7 +233,7 @@ def _abundances(spectra: Tensor, wanted: Tensor, sum_to_one: float = 1e-2, steps
     return found
 
 
-def _least_angle(colours: Tensor) -> float:
+def least_angle_deg(colours: Tensor) -> float:
     """The smallest angle between the colours (m, K) of two endmembers, degrees."""
     unit = colours.double() / colours.double().norm(dim=0).clamp_min(1e-30)
     cosine = (unit.T @ unit - 2 * torch.eye(unit.shape[1], dtype=unit.dtype, device=unit.device)).max()

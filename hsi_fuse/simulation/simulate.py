@@ -276,10 +276,13 @@ class GuideTruth:
         On the guide's grid, 0..1 as `ObservedPair.truth`; 0 where the guide is not valid.
     within : Tensor (H, W), bool
         Guide pixels whose ground the HSI shows too.
+    places : ndarray (2, H, W), float64
+        Where each guide pixel's ground lies on the fine grid: (column, row), corner-based.
     """
 
     cube: Tensor
     within: Tensor
+    places: NDArray[np.float64]
 
 
 def guide_truth(
@@ -298,7 +301,7 @@ def guide_truth(
     columns, rows = seen.guide_to_fine
     height, width = window[2:]
     within = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
-    return GuideTruth(seen.guide[len(clean) :], torch.from_numpy(within) & seen.valid)
+    return GuideTruth(seen.guide[len(clean) :], torch.from_numpy(within) & seen.valid, seen.guide_to_fine)
 
 
 def _streams(seed: int) -> list[np.random.Generator]:
