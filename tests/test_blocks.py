@@ -169,6 +169,18 @@ def test_a_preset_runs_in_blocks_where_its_stages_can_and_whole_where_not(proble
         assert not in_blocks(part, classical, WIDE)
 
 
+def test_a_stage_that_needs_the_whole_follows_the_blocks_where_memory_holds_it(problem, monkeypatch):
+    monkeypatch.setattr(Memory, "block_hsi_px", lambda self, shape, ratio: SIDE)
+    monkeypatch.setattr("hsi_fuse.solving.is_small", lambda height, width, ratio: False)
+    part = window(problem, (0, 40), (0, 20))
+    draft, classical = load_preset("draft"), load_preset("gsa")
+    both = replace(draft, stages=(*draft.stages, *classical.stages))
+    assert in_blocks(part, both, WIDE)
+    _, results = run_stages(part, None, both, silent, WIDE)
+    assert [result.verdict.get("blocks") for _, result in results] == [2, None]
+    assert not in_blocks(part, classical, WIDE)
+
+
 def test_the_command_line_runs_a_larger_scene_in_blocks(pair, tmp_path, monkeypatch):
     """The same pair with a sample smaller than the scene, and as a whole."""
 
