@@ -73,6 +73,7 @@ benchmark-batch: $(READY)
 
 benchmark-scale: $(READY)
 	$(BIN)/python -m benchmarks.scale $(BENCHMARK)
+	$(BIN)/python -m benchmarks.race
 
 benchmark-sabotage: $(READY)
 	$(BIN)/python -m benchmarks.sabotage $(BENCHMARK)

@@ -252,8 +252,8 @@ max_memory = click.option(
     default="8G",
     show_default=True,
     callback=_bytes,
-    help="Memory to use, such as 6G or 900M; a scene that needs more is solved in overlapping blocks. The "
-    "same bytes come out for the same SIZE.",
+    help="Memory to use, such as 6G or 900M: large scenes are solved in overlapping blocks. The same bytes "
+    "come out for the same SIZE.",
 )
 settings = stacked(
     form,

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import rasterio
+import torch
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
@@ -118,7 +119,8 @@ def gdal() -> Iterator[None]:
     logger, listener = logging.getLogger("rasterio._env"), Listener(logging.WARNING)
     logger.addHandler(listener)
     try:
-        with rasterio.Env(**GDAL):
+        # tiles are written in their order, however many are compressed at a time: the bytes stay the same
+        with rasterio.Env(**GDAL, GDAL_NUM_THREADS=torch.get_num_threads()):
             yield
     finally:
         logger.removeHandler(listener)

@@ -19,7 +19,7 @@ from hsi_fuse.subspace import interpolate
 def within_memory(problem: Problem, preset: Preset, memory: Memory) -> Preset:
     """The preset without stages that mend, which need the scene as a whole, where that is too large."""
     rest = [(name, stage) for name, stage in preset.stages if not isinstance(stage, Refining)]
-    if len(rest) == len(preset.stages) or memory.block_hsi_px(problem.hsi.shape, problem.ratio) is None:
+    if len(rest) == len(preset.stages) or memory.holds(problem.hsi.shape, problem.ratio):
         return preset
     left_out = ", ".join(name for name, stage in preset.stages if isinstance(stage, Refining))
     warnings.warn(
@@ -32,15 +32,18 @@ def within_memory(problem: Problem, preset: Preset, memory: Memory) -> Preset:
 
 
 def in_blocks(problem: Problem, preset: Preset, memory: Memory) -> bool:
-    """Whether the scene is solved in blocks: it is no small one, and all stages can be divided."""
+    """Whether the scene is solved in blocks: it is no small one, and its stages can be divided.
+
+    Stages after the first may need it as a whole where memory holds that.
+    """
     whole = [name for name, stage in preset.stages if not isinstance(stage, Divisible)]
     h, w = problem.hsi_weight.shape
     if is_small(h, w, problem.ratio):
         return False
-    if not whole and preset.stages:
-        return True
     if memory.holds(problem.hsi.shape, problem.ratio):
-        return False
+        return bool(preset.stages) and isinstance(preset.stages[0][1], Divisible)
+    if preset.stages and not whole:
+        return True
     warnings.warn(
         f"{h} x {w} pixels may need more than the {memory.limit / 2**30:.3g} GiB of --max-memory: "
         f"{'stage ' + whole[0] if whole else 'interpolation'} cannot work in blocks",

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import rasterio
 import torch
 from synthetic import RATIO, observed, problem_of, scene
 
 from hsi_fuse import blocks
 from hsi_fuse.blocks import Interpolation, Memory, by_blocks, layout, sample
+from hsi_fuse.cli import main
 from hsi_fuse.errors import HsiFuseWarning, PresetError
 from hsi_fuse.preset import load_preset
 from hsi_fuse.problem import Problem, silent, window
@@ -163,3 +167,39 @@ def test_a_preset_runs_in_blocks_where_its_stages_can_and_whole_where_not(proble
     assert estimate is result.estimate
     with pytest.warns(HsiFuseWarning, match="gsa cannot work in blocks"):
         assert not in_blocks(part, classical, WIDE)
+
+
+def test_a_stage_that_needs_the_whole_follows_the_blocks_where_memory_holds_it(problem, monkeypatch):
+    monkeypatch.setattr(Memory, "block_hsi_px", lambda self, shape, ratio: SIDE)
+    monkeypatch.setattr("hsi_fuse.solving.is_small", lambda height, width, ratio: False)
+    part = window(problem, (0, 40), (0, 20))
+    draft, classical = load_preset("draft"), load_preset("gsa")
+    both = replace(draft, stages=(*draft.stages, *classical.stages))
+    assert in_blocks(part, both, WIDE)
+    _, results = run_stages(part, None, both, silent, WIDE)
+    assert [result.verdict.get("blocks") for _, result in results] == [2, None]
+    assert not in_blocks(part, classical, WIDE)
+
+
+def test_the_command_line_runs_a_larger_scene_in_blocks(pair, tmp_path, monkeypatch):
+    """The same pair with a sample smaller than the scene, and as a whole."""
+
+    def fused(name):
+        product = tmp_path / f"{name}.tif"
+        arguments = ["run", str(pair.hsi), str(pair.ref), "-o", str(product), "--preset", "draft", "-q"]
+        assert main([*arguments, "--max-memory", "6G"]) == 0
+        with rasterio.open(product) as file:
+            return file.read().astype(float), json.loads((tmp_path / f"{name}_quality.json").read_text())
+
+    whole, of_whole = fused("whole")
+    monkeypatch.setattr(blocks, "SAMPLE_TILES", 3)
+    monkeypatch.setattr(blocks, "SAMPLE_TILE_HSI_PX", 8)
+    monkeypatch.setattr(blocks, "SAMPLE_PX", 24 * RATIO)
+    monkeypatch.setattr(blocks, "BLOCK_PX", (16 + 2 * blocks.HALO_HSI_PX) * RATIO)
+    monkeypatch.setattr(blocks, "SMALLEST_HSI_PX", 12)
+    parted, of_parted = fused("parted")
+    assert "blocks" not in of_whole["stages"][0]
+    assert of_parted["stages"][0]["blocks"] == 4
+    assert of_parted["provenance"]["max_memory"] == 6 << 30
+    assert np.sqrt(np.mean((parted - whole) ** 2)) < 5e-3 * np.ptp(whole)  # a sample of a small scene is poor
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]

@@ -54,7 +54,7 @@ def test_stages_that_find_nothing_leave_the_problem_as_it_was(problem):
 def test_a_scene_that_is_too_large_as_a_whole_goes_without_what_mends(problem, monkeypatch):
     balanced, draft = load_preset("balanced"), load_preset("draft")
     assert within_memory(problem, balanced, Memory()) is balanced
-    monkeypatch.setattr(Memory, "block_hsi_px", lambda self, shape, ratio: 16)
+    monkeypatch.setattr(Memory, "holds", lambda self, shape, ratio: False)
     with pytest.warns(HsiFuseWarning, match="stage uafl is left out"):
         rest = within_memory(problem, balanced, Memory())
     assert [name for name, _ in rest.stages] == ["coupled"]

@@ -164,6 +164,16 @@ def test_file_does_not_depend_on_the_block_size_or_the_day(tmp_path):
     assert len(digests) == 1
 
 
+def test_file_does_not_depend_on_the_number_of_threads(tmp_path, monkeypatch):
+    """On two of them, tiles of several rows and bands are compressed at a time; overviews too."""
+    raster, hashes = scene(700, 1100), []
+    for threads in (1, 2, 3):
+        monkeypatch.setattr("torch.get_num_threads", lambda threads=threads: threads)
+        (path,) = write(tmp_path, raster, overwrite=True).paths
+        hashes.append(hashlib.sha256(path.read_bytes()).hexdigest())
+    assert len(set(hashes)) == 1
+
+
 def test_rows_are_asked_for_once_in_order_and_reported(tmp_path):
     raster, asked, told = scene(height=300), [], []
 
