@@ -35,10 +35,10 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def refused(workplace: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """A function that runs the command line, expects an error and returns its one line."""
+    """A function that runs the command line, expects an error and returns its one line; `leaves`: a page."""
 
-    def check(code: int, *arguments: object) -> str:
-        before = sorted(workplace.rglob("*"))
+    def check(code: int, *arguments: object, leaves: str | None = None) -> str:
+        before = sorted([*workplace.rglob("*"), *([workplace / leaves] if leaves else [])])
         assert main([str(each) for each in arguments]) == code
         out, err = capsys.readouterr()
         lines = [line for line in err.splitlines() if line.startswith("hsi-fuse: error:")]
@@ -294,7 +294,8 @@ def test_a_plan_writes_nothing(pair, workplace, capsys, command):
 
 def test_no_overlap(refused, make_pair):
     far = make_pair(shift_m=(5000, 0))
-    assert "overlap" in refused(4, "run", far.hsi, far.ref, "--preset", "draft")
+    line = refused(4, "run", far.hsi, far.ref, "--preset", "draft", leaves="scene_fused_report.html")
+    assert "overlap" in line
 
 
 def test_all_nodata(refused, make_pair):

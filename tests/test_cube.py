@@ -72,10 +72,10 @@ def test_assessment_and_pictures_never_ask_for_the_cube(monkeypatch):
     problem, truth = make_scene()
     size = int(np.prod(truth.shape))
     few = AssessOptions(block_values=size // 16)
-    for module in ("cube", "assess", "pictures"):
+    for module in ("quality.cube", "quality.assess", "report.pictures"):
         monkeypatch.setattr(
             f"hsi_fuse.{module}.block_rows",
-            lambda shape, values=0: max(1, size // 16 // (shape[0] * shape[2])),
+            lambda shape: max(1, size // 16 // (shape[0] * shape[2])),
         )
     counting = Counting(truth)
     cube = StreamedCube(truth.shape, counting.rows)

@@ -34,9 +34,7 @@ def test_a_mosaic_is_a_pair_of_files_and_its_floor_is_measured(tmp_path):
         assert (coarse.count, coarse.height, coarse.width) == (len(WAVELENGTHS), 20, 24)
         assert (fine.height, fine.width) == (80, 96)
         assert coarse.bounds == fine.bounds
-    seconds, rate = floor_s((hsi, guide), guide, tmp_path / "copy.tif")
-    assert seconds > 0
-    assert rate > 0
+    assert min(floor_s((hsi, guide), guide, tmp_path / "copy.tif")) > 0
     assert sorted(p.name for p in tmp_path.iterdir()) == ["guide.tif", "hsi.tif"]
 
 
