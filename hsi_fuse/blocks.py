@@ -242,7 +242,6 @@ def by_blocks(stage: Divisible, problem: Problem, side: int, memory: Memory, on_
     height, width = problem.guide_weight.shape
     blocks = list(layout(height // problem.ratio, width // problem.ratio, side))
     maps: dict[str, Tensor] = {}
-    small: dict[str, Tensor] = {}
     verdict: dict[str, object] = {}
     history: Sequence[Mapping[str, float]] = ()
     iterations = 0
@@ -252,13 +251,10 @@ def by_blocks(stage: Divisible, problem: Problem, side: int, memory: Memory, on_
         if not bool((part.hsi_weight > 0).any()):
             continue  # no data, no product
         result = apply(part)
-        found = {"coefficients": result.estimate.coefficients, **result.products}
+        found = {"coefficients": result.estimate.coefficients}
         if result.estimate.spread is not None and memory.spread:
             found["spread"] = result.estimate.spread
         for key, values in found.items():
-            if values.shape[1:] != part.guide_weight.shape:
-                small[key] = values  # of the scene, not of the block's pixels
-                continue
             if key not in maps:
                 maps[key] = memory.factors(len(values), height, width)
             _add(maps[key], values, block, problem.ratio)
@@ -267,7 +263,7 @@ def by_blocks(stage: Divisible, problem: Problem, side: int, memory: Memory, on_
     on_step("blocks", len(blocks), len(blocks), 0.0)
     estimate = Estimate(subspace.basis, subspace.mean, maps.pop("coefficients"), maps.pop("spread", None))
     verdict |= {"cg_iterations": iterations, "blocks": len(blocks)}
-    return StageResult(estimate, verdict, history, {**small, **maps})
+    return StageResult(estimate, verdict, history)
 
 
 def _add(whole: Tensor, values: Tensor, block: Block, ratio: int) -> None:

@@ -209,7 +209,8 @@ class StageResult:
     history : sequence of mappings
         One entry for each recorded step of a training, JSON-ready.
     products : mapping of str to Tensor
-        Side products by name, e.g. `endmembers` (n, K) and `abundances` (K, H, W).
+        What a network unmixed on its way (`cucanet`): `endmembers` (n, K), `abundances` (K, H, W). The
+        product's are worked out by `materials`.
     sensor : Sensor, optional
         What the stage learned in place of the problem's, if it is the better one; None: the problem's stands.
     unmixed : Unmixed, optional

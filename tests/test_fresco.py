@@ -75,8 +75,8 @@ def test_what_is_filled_is_in_line_with_the_hsi(
 
 def test_the_pair_in_materials_comes_with_it(filled: StageResult, problem: Problem) -> None:
     assert filled.unmixed is not None
-    assert filled.products["abundances"].shape == (5, 80, 96)
-    assert filled.products["endmembers"].shape == (len(problem.hsi), 5)
+    assert filled.unmixed.fine.shape == (5, 80, 96)
+    assert filled.unmixed.spectra.shape == (len(problem.hsi), 5)
 
 
 def test_without_a_gain_on_held_out_ground_interpolation_stays(

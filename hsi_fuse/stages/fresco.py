@@ -104,14 +104,13 @@ class Fresco:
             learned = self._learn(problem, unmixed, on_step)
         except SolveError as error:
             return StageResult(start, {"kept": False, "reason": str(error)}, unmixed=unmixed)
-        products = {"endmembers": unmixed.spectra, "abundances": unmixed.fine}
         if learned.sharpener is None:
             reason = "on a part of the reference held out it does no better than interpolation"
-            return StageResult(start, {**learned.verdict, "reason": reason}, (), products, unmixed=unmixed)
+            return StageResult(start, {**learned.verdict, "reason": reason}, unmixed=unmixed)
         maps = learned.sharpener(learned.share * unmixed.coarse / learned.scale)
         detail = learned.gain * learned.scale * maps
         found = self._fill(problem, start, unmixed.spectra, detail, open_to)
-        return StageResult(found, learned.verdict, learned.history, products, unmixed=unmixed)
+        return StageResult(found, learned.verdict, learned.history, unmixed=unmixed)
 
     def _fill(
         self, problem: Problem, start: Estimate, ends: Tensor, detail: Tensor, open_to: Tensor
