@@ -206,7 +206,7 @@ class MapOptions:
     damp: float = 0.05
     edge: float = 0.3
     iterations: int = 300
-    tolerance: float = 1e-2
+    tolerance: float = 1e-3
 
 
 def solve_map(problem: Problem, subspace: Subspace, prior: Prior, options: MapOptions) -> tuple[Tensor, int]:
