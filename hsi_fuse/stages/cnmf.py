@@ -18,9 +18,9 @@ from hsi_fuse.vca import vertices
 TINY = 1e-12
 SUBSPACE = 24
 """Dimensions in which the gaps of the guide are filled."""
-STRIDE = 5
-"""Other pixels follow every so manieth update of an unmixing: updates creep, so few long steps lead where
-many short ones do."""
+STRIDE = 2
+"""Other pixels follow every so manieth update of an unmixing, with longer steps. The product would bear five;
+what `map`'s two estimates differ by, of which its uncertainty is made, bears two (docs/lab-notes.md)."""
 BLOCK_PIXELS = 1 << 13
 """Pixels updated at a time: the updates are many and simple, and what they cost is the way to memory."""
 
