@@ -95,7 +95,7 @@ def observed(scene: str, name: str, seed: int, crop_px: int) -> ObservedPair:
 
 
 def registered(pair: ObservedPair, seed: int, preset: Preset) -> Problem:
-    """The pair as `pipeline.align` would hand it to the stages."""
+    """The pair as `prepare.align` would hand it to the stages."""
     ratio, (_, height, width) = pair.sensor.ratio, pair.guide.shape
     weight = torch.ones(pair.hsi.shape[1:])
     found = register_pair(

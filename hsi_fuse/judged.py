@@ -14,8 +14,8 @@ import torch
 from hsi_fuse.align import Alignment
 from hsi_fuse.blocks import Interpolation
 from hsi_fuse.files import check_output, staged
-from hsi_fuse.pipeline import align_or_follow, choose_device
 from hsi_fuse.planning import plan
+from hsi_fuse.prepare import align_or_follow, choose_device
 from hsi_fuse.preset import Preset
 from hsi_fuse.problem import Cube, OnStep, Problem, silent
 from hsi_fuse.quality.assess import Quality, assess, plain
@@ -83,7 +83,7 @@ def judge_product(
     ------
     ReadError, GridError, AlignmentError
     RefusedError
-        See `pipeline.align`.
+        See `prepare.align`.
     """
     clock = Clock()
     where = choose_device(device)

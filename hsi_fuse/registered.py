@@ -15,8 +15,8 @@ from hsi_fuse.align import Alignment, resample, window_of
 from hsi_fuse.files import staged
 from hsi_fuse.grid import Grid
 from hsi_fuse.inputs import Inputs
-from hsi_fuse.pipeline import align_or_follow, choose_device
 from hsi_fuse.planning import plan
+from hsi_fuse.prepare import align_or_follow, choose_device
 from hsi_fuse.preset import Preset
 from hsi_fuse.problem import OnStep, silent
 from hsi_fuse.quality.assess import plain

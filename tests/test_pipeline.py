@@ -19,7 +19,8 @@ from hsi_fuse import fuse, load_preset, open_guide, plan, read_hsi, save
 from hsi_fuse.errors import AlignmentError, GridError, HsiFuseWarning, PresetError
 from hsi_fuse.grid import Grid
 from hsi_fuse.physics import mix_bands
-from hsi_fuse.pipeline import FusionResult, choose_device
+from hsi_fuse.pipeline import FusionResult
+from hsi_fuse.prepare import choose_device
 from hsi_fuse.raster import Raster
 from hsi_fuse.read import Guide
 

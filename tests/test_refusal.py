@@ -17,9 +17,9 @@ from affine import Affine
 from synthetic import RATIO, WAVELENGTHS, cut, hsi_of, unregistered
 from test_report import Outline
 
-from hsi_fuse import cli, load_preset, open_guide, pipeline, plan, read_hsi
+from hsi_fuse import cli, load_preset, open_guide, plan, prepare, read_hsi
 from hsi_fuse.errors import AlignmentError, RefusedError
-from hsi_fuse.pipeline import align
+from hsi_fuse.prepare import align
 from hsi_fuse.problem import silent
 from hsi_fuse.registration import register
 from hsi_fuse.registration.evidence import Evidence
@@ -47,7 +47,7 @@ def quick() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(register, "CANDIDATES", 2)
-        patch.setattr(pipeline, "register_pair", remembered)
+        patch.setattr(prepare, "register_pair", remembered)
         yield
 
 
@@ -159,7 +159,7 @@ def test_a_search_that_ends_in_nothing_is_refused_too(right, monkeypatch):
     def search(*arguments: object) -> None:
         raise AlignmentError("too little overlap")
 
-    monkeypatch.setattr(pipeline, "register_pair", search)
+    monkeypatch.setattr(prepare, "register_pair", search)
     with pytest.raises(RefusedError, match=r"too little overlap.*align\.search_hsi_px") as caught:
         aligned(right)
     attempt = caught.value.attempt

@@ -10,7 +10,7 @@ import pytest
 import torch
 from affine import Affine
 
-from hsi_fuse import pipeline
+from hsi_fuse import plan, prepare
 from hsi_fuse.errors import ReadError
 from hsi_fuse.physics import gaussian_psf
 from hsi_fuse.preset import load_preset
@@ -64,12 +64,12 @@ def test_sensors_are_learned_over_wavelengths_and_kept_in_the_order_of_the_file(
             responses=(),
         )
 
-    monkeypatch.setattr(pipeline, "register_pair", register)
+    monkeypatch.setattr(prepare, "register_pair", register)
     figures = {"rrmse_px": 0.1, "standard_error_px": 0.1}
-    monkeypatch.setattr(pipeline, "registration_figures", lambda *others: figures)
+    monkeypatch.setattr(prepare, "registration_figures", lambda *others: figures)
     given = KnownSensor(srf=means.repeat(4, 1))
-    planned, preset = pipeline.plan(hsi, guide, None, given), load_preset("draft")
-    problem, _ = pipeline.align(hsi, guide, planned, preset, 0, torch.device("cpu"), silent)
+    planned, preset = plan(hsi, guide, None, given), load_preset("draft")
+    problem, _ = prepare.align(hsi, guide, planned, preset, 0, torch.device("cpu"), silent)
     in_order = np.argsort(hsi.wavelengths_nm[hsi.good_bands]) if known else np.arange(23)
     torch.testing.assert_close(seen[0], means[in_order])
     torch.testing.assert_close(problem.sensor.srf[2], means)

@@ -57,31 +57,44 @@ class Attempt:
     outlines: Sequence[tuple[str, NDArray[np.float64]]] = ()
 
 
-def improbable(
-    found: Registered,
-    hsi: Raster,
-    guide: Guide,
-    start: Affine,
-    planned: Plan,
-    options: RegisterOptions,
-    mirrored: bool = False,
-) -> RefusedError:
+@dataclass(frozen=True)
+class Sought:
+    """A pair, and how one was sought in the other: what every refusal tells of.
+
+    Attributes
+    ----------
+    hsi : Raster
+    guide : Guide
+    planned : Plan
+    options : RegisterOptions
+    """
+
+    hsi: Raster
+    guide: Guide
+    planned: Plan
+    options: RegisterOptions
+
+    @property
+    def searched(self) -> Range:
+        """The whole range, as the search had it."""
+        return self.options.range(self.hsi.grid.georeferenced and self.guide.grid.georeferenced)
+
+
+def improbable(sought: Sought, found: Registered, start: Affine, mirrored: bool = False) -> RefusedError:
     """The error for a mapping that was found but is too improbable.
 
     Parameters
     ----------
+    sought : Sought
     found : Registered
-    hsi : Raster
-    guide : Guide
     start : Affine
         HSI pixel -> guide pixel as `found` counts them, by the georeferencing.
-    planned : Plan
-    options : RegisterOptions
     mirrored : bool
         Whether the flipped guide shows the place.
     """
-    figures = registration_figures(found, start, hsi.grid, planned.scale)
-    searched = _searched(hsi, guide, options)
+    hsi, guide, options = sought.hsi, sought.guide, sought.options
+    figures = registration_figures(found, start, hsi.grid, sought.planned.scale)
+    searched = sought.searched
     x, y = figures["shift_px"]
     message = (
         f"{guide.path} does not seem to show the place of the HSI: the best match {_spelt(searched)} lies "
@@ -111,29 +124,23 @@ def improbable(
 
 
 def not_found(
-    error: AlignmentError,
-    hsi: Raster,
-    guide: Guide,
-    window: Raster,
-    start: Affine,
-    planned: Plan,
-    options: RegisterOptions,
-    mirrored: bool = False,
+    sought: Sought, error: AlignmentError, window: Raster, start: Affine, mirrored: bool = False
 ) -> RefusedError:
     """The error for a search that came to nothing.
 
     Parameters
     ----------
+    sought : Sought
     error : AlignmentError
         What ended it.
     window : Raster
         The guide's pixels that were searched.
     start : Affine
         HSI pixel -> pixel of the window, by the georeferencing.
-
-    The others are those of `improbable`.
+    mirrored : bool
+        Whether the flipped guide shows the place.
     """
-    searched = _searched(hsi, guide, options)
+    hsi, guide, planned, searched = sought.hsi, sought.guide, sought.planned, sought.searched
     message = (
         f"{guide.path} does not seem to show the place of the HSI: {error} ({_spelt(searched)}); "
         f"{_advice(searched)}"
@@ -152,24 +159,22 @@ def not_found(
     return RefusedError(message, attempt)
 
 
-def apart(
-    error: AlignmentError, hsi: Raster, guide: Guide, planned: Plan, options: RegisterOptions
-) -> RefusedError:
+def out_of_reach(sought: Sought, error: AlignmentError) -> RefusedError:
     """The error for a guide that lies elsewhere by its georeferencing, as far as was to be searched.
 
     Parameters
     ----------
+    sought : Sought
     error : AlignmentError
         What tells it.
-
-    The others are those of `improbable`.
     """
+    hsi, guide, planned = sought.hsi, sought.guide, sought.planned
     ours = to_guide(planned.start, planned.displacement, hsi.grid.shape, *_border(hsi.grid))
     outlines = [
         (name, np.stack(guide.grid.transform * tuple(border)))
         for name, border in (("the HSI", ours), ("the reference", np.stack(_border(guide.grid))))
     ]
-    figures = plain({"probability": None, "searched": asdict(_searched(hsi, guide, options))})
+    figures = plain({"probability": None, "searched": asdict(sought.searched)})
     return RefusedError(str(error), Attempt(_in_colours(hsi), None, None, figures, outlines))
 
 
@@ -188,10 +193,6 @@ def _in_colours(hsi: Raster) -> Image:
 
 def _flip(guide: Guide) -> str:
     return f"{guide.path} shows the place of the HSI, but mirrored: flip it from left to right and run again"
-
-
-def _searched(hsi: Raster, guide: Guide, options: RegisterOptions) -> Range:
-    return options.range(hsi.grid.georeferenced and guide.grid.georeferenced)
 
 
 def _spelt(searched: Range) -> str:

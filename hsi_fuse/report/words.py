@@ -42,7 +42,7 @@ REGISTRATION = {
     "before_ce90_px": "before: 90 % of them lie within, fine pixels",
     "before_bias_px": "before: their mean (columns, rows), fine pixels",
 }
-"""How the page names the figures of `pipeline.align`; others appear under their own names."""
+"""How the page names the figures of `prepare.align`; others appear under their own names."""
 GROUPS = {
     "Position": ("registration", "position", "place"),
     "Sensor model": ("response", "blur"),
