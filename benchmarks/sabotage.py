@@ -102,7 +102,7 @@ def elsewhere(problem: Problem) -> Problem:
 
 def scaled(problem: Problem, cube: Cube) -> Cube:
     """All values times 1.1."""
-    return StreamedCube(cube.shape, lambda a, b: 1.1 * cube.rows(a, b))
+    return StreamedCube.of(cube.shape, lambda a, b: 1.1 * cube.rows(a, b))
 
 
 def seamed(problem: Problem, cube: Cube) -> Cube:
@@ -113,7 +113,7 @@ def seamed(problem: Problem, cube: Cube) -> Cube:
         block[:, :, block.shape[2] // 2 + 1 :] *= 1.03
         return block
 
-    return StreamedCube(cube.shape, rows)
+    return StreamedCube.of(cube.shape, rows)
 
 
 def noisy(problem: Problem, cube: Cube) -> Cube:
@@ -126,7 +126,7 @@ def noisy(problem: Problem, cube: Cube) -> Cube:
             lines.append(torch.randn(cube.shape[0], cube.shape[2], generator=draw))
         return cube.rows(start, stop) + 2 * problem.hsi_noise[:, None, None] * torch.stack(lines, 1)
 
-    return StreamedCube(cube.shape, rows)
+    return StreamedCube.of(cube.shape, rows)
 
 
 def swapped(problem: Problem, cube: Cube) -> Cube:
@@ -134,7 +134,7 @@ def swapped(problem: Problem, cube: Cube) -> Cube:
     order = torch.arange(cube.shape[0])
     a, b = len(order) // 3, 2 * len(order) // 3
     order[a], order[b] = b, a
-    return StreamedCube(cube.shape, lambda start, stop: cube.rows(start, stop)[order])
+    return StreamedCube.of(cube.shape, lambda start, stop: cube.rows(start, stop)[order])
 
 
 def sharpened(problem: Problem, cube: Cube) -> Cube:
@@ -143,12 +143,12 @@ def sharpened(problem: Problem, cube: Cube) -> Cube:
     size = 2 * problem.ratio + 1
     soft = F.avg_pool2d(F.pad(whole[None], (problem.ratio,) * 4, mode="replicate"), size, stride=1)[0]
     made = whole + 0.5 * (whole - soft)
-    return StreamedCube(cube.shape, lambda start, stop: made[:, start:stop])
+    return StreamedCube.of(cube.shape, lambda start, stop: made[:, start:stop])
 
 
 def moved(problem: Problem, cube: Cube) -> Cube:
     """The product itself 2 pixels beside its place."""
-    return StreamedCube(cube.shape, lambda start, stop: cube.rows(start, stop).roll(2, 2))
+    return StreamedCube.of(cube.shape, lambda start, stop: cube.rows(start, stop).roll(2, 2))
 
 
 IN_PROBLEM: dict[str, Callable[[Problem], Problem]] = {

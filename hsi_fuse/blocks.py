@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
 from pathlib import Path
@@ -326,6 +326,10 @@ class Interpolation:
         low = self.estimate
         part = Estimate(low.basis, low.mean, fine[:, start - first * s : stop - first * s])
         return part.rows(0, stop - start)
+
+    def parts(self, ranges: Iterable[tuple[int, int]]) -> Iterator[Tensor]:
+        """The rows of one range (start, stop) after the other."""
+        return (self.rows(*each) for each in ranges)
 
     def mixed(self, matrix: Tensor, offset: Tensor | None = None) -> Interpolation:
         """Linear combinations of its bands."""

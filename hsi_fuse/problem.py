@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -145,6 +145,10 @@ class Cube(Protocol):
         """Rows start..stop-1, (n, stop - start, W)."""
         ...
 
+    def parts(self, ranges: Iterable[tuple[int, int]]) -> Iterator[Tensor]:
+        """The rows of one range (start, stop) after the other: what lies in a file is opened once for all."""
+        ...
+
     def mixed(self, matrix: Tensor, offset: Tensor | None = None) -> Cube:
         """The cube seen through linear combinations of its bands: matrix (m, n), offset (m,)."""
         ...
@@ -180,6 +184,10 @@ class Estimate:
         for i in range(block.shape[1]):  # one at a time: rounding then does not depend on the block
             rows[:, i] = torch.addmm(self.mean[:, None], self.basis, block[:, i].contiguous())
         return rows
+
+    def parts(self, ranges: Iterable[tuple[int, int]]) -> Iterator[Tensor]:
+        """The rows of one range (start, stop) after the other."""
+        return (self.rows(*each) for each in ranges)
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -323,7 +323,7 @@ def test_negative_values_weigh_what_they_take_away(scene):
     problem, truth = scene
     cube = truth.rows(0, 128)
     cube[:, :64] *= -0.02
-    part = judged(problem, StreamedCube(truth.shape, lambda a, b: cube[:, a:b])).figures["integrity"]
+    part = judged(problem, StreamedCube.of(truth.shape, lambda a, b: cube[:, a:b])).figures["integrity"]
     upper, lower = (-cube[:, :64]).double().sum((1, 2)), cube[:, 64:].double().sum((1, 2))
     assert part["negative_pct"] == pytest.approx(50, abs=0.1)
     assert part["negative_weight_pct"] == pytest.approx(100 * float((upper / lower).mean()), rel=1e-4)
@@ -358,10 +358,9 @@ def test_a_product_is_never_whole(monkeypatch):
         sensor=replace(problem.sensor, srf=share),
     )  # fmt: skip
     factors = replace(truth, basis=truth.basis[twice], mean=truth.mean[twice])
-    cube, plain_one = StreamedCube(factors.shape, factors.rows), Interpolation.of(large)
-    settings = {"solvers": {}, "options": AssessOptions(block_values=block)}
+    cube, plain_one = StreamedCube.of(factors.shape, factors.rows), Interpolation.of(large)
     with Largest() as largest:
-        quality = assess(large, cube, plain_one, **settings)
+        quality = assess(large, cube, plain_one, solvers={})
         take_pictures(large, cube, plain_one, sam_map=quality.maps["sam_deg"])
     assert largest.values < math.prod(factors.shape) / 2  # a block and what the PSF sees beyond
 

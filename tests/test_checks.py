@@ -91,7 +91,7 @@ def test_noise_is_told_in_that_of_the_input(scene, times):
     problem, truth = scene
     torch.manual_seed(1)
     cube = truth.rows(0, 128) + times * problem.hsi_noise[:, None, None] * torch.randn(20, 128, 128)
-    noisy = StreamedCube(truth.shape, lambda start, stop: cube[:, start:stop])
+    noisy = StreamedCube.of(truth.shape, lambda start, stop: cube[:, start:stop])
     assert checks.check_noise(problem, noisy) == pytest.approx(times, rel=0.15)
     assert checks.check_noise(problem, truth) < 0.1
 
@@ -130,7 +130,7 @@ def sharpened(truth):
     cube = truth.rows(0, 128)
     soft = F.avg_pool2d(F.pad(cube[None], (4,) * 4, mode="replicate"), 9, stride=1)[0]
     cube += 0.5 * (cube - soft)
-    return StreamedCube(truth.shape, lambda start, stop: cube[:, start:stop])
+    return StreamedCube.of(truth.shape, lambda start, stop: cube[:, start:stop])
 
 
 def test_contrast_is_that_of_the_input(scene):

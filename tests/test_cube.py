@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hsi_fuse.physics import blur_down, gaussian_psf
 from hsi_fuse.problem import Estimate
-from hsi_fuse.quality.assess import AssessOptions, assess
+from hsi_fuse.quality.assess import assess
 from hsi_fuse.quality.cube import BLOCK_VALUES, StreamedCube, block_rows
 from hsi_fuse.report.pictures import take_pictures
 from hsi_fuse.subspace import interpolate
@@ -25,7 +25,7 @@ def estimate() -> Estimate:
 
 
 def streamed(estimate: Estimate) -> StreamedCube:
-    return StreamedCube(estimate.shape, estimate.rows)
+    return StreamedCube.of(estimate.shape, estimate.rows)
 
 
 @pytest.mark.parametrize("fwhm", [1.0, 4.0, 9.0])
@@ -71,16 +71,10 @@ def test_assessment_and_pictures_never_ask_for_the_cube(monkeypatch):
     """In blocks of a sixteenth of it, whatever is looked at."""
     problem, truth = make_scene()
     size = int(np.prod(truth.shape))
-    few = AssessOptions(block_values=size // 16)
-    for module in ("quality.cube", "quality.assess", "report.pictures"):
-        monkeypatch.setattr(
-            f"hsi_fuse.{module}.block_rows",
-            lambda shape: max(1, size // 16 // (shape[0] * shape[2])),
-        )
+    monkeypatch.setattr("hsi_fuse.quality.cube.BLOCK_VALUES", size // 16)
     counting = Counting(truth)
-    cube = StreamedCube(truth.shape, counting.rows)
+    cube = StreamedCube.of(truth.shape, counting.rows)
     options = {"solvers": {}, "registration": {"rrmse_px": 0.1}, "wavelengths_nm": WAVELENGTHS}
-    options["options"] = few
     seen = assess(problem, cube, interpolate(problem), **options)
     pictures = take_pictures(
         problem, cube, interpolate(problem), WAVELENGTHS, seen.maps["sam_deg"], zoom_size=8

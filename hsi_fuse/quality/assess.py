@@ -19,7 +19,7 @@ from torch import Tensor
 from hsi_fuse.physics import blur_down, gaussian_psf
 from hsi_fuse.problem import Cube, Problem
 from hsi_fuse.quality import checks, metrics
-from hsi_fuse.quality.cube import block_rows
+from hsi_fuse.quality.cube import strips
 from hsi_fuse.quality.fullscale import full_scale
 from hsi_fuse.quality.lights import AssessOptions
 from hsi_fuse.quality.plain import plain
@@ -120,7 +120,7 @@ def assess(
         "full_scale": full_scale(problem, estimate, consistency["learned_psf"]["product"]["q2n"]),
         "synthesis": synthesise(problem, solvers, options),
         "uncertainty": _uncertainty(problem, uncertainty),
-        "integrity": _integrity(problem, estimate, bad_bands, options),
+        "integrity": _integrity(problem, estimate, bad_bands),
         "truth": None if truth is None else _against(problem, methods, truth),
         "stages": list(stages),
         "warnings": list(warnings),
@@ -234,8 +234,7 @@ def _covariance(values: Tensor) -> Tensor:
 def _seen(problem: Problem, cube: Cube) -> Tensor:
     """A cube through the guide's responses, (m, H, W)."""
     through = cube.mixed(problem.sensor.srf, problem.sensor.offset)
-    height, step = through.shape[1], block_rows(cube.shape)
-    return torch.cat([through.rows(i, min(i + step, height)) for i in range(0, height, step)], 1)
+    return torch.cat(list(through.parts(strips(cube.shape))), 1)
 
 
 def _maps(problem: Problem, low: Tensor, guide_error: Tensor | None) -> dict[str, NDArray[np.float32]]:
@@ -296,21 +295,17 @@ def _uncertainty(problem: Problem, uncertainty: Uncertainty | None) -> dict[str,
     return uncertainty.figures(level, measured.repeat_interleave(ratio, 0).repeat_interleave(ratio, 1))
 
 
-def _integrity(
-    problem: Problem, estimate: Cube, bad_bands: Sequence[int], options: AssessOptions
-) -> dict[str, Any]:
+def _integrity(problem: Problem, estimate: Cube, bad_bands: Sequence[int]) -> dict[str, Any]:
     """Part F: completeness and logical consistency of the product, block by block."""
     ratio = problem.ratio
     coarse = problem.hsi_weight > 0
     valid = coarse.repeat_interleave(ratio, 0).repeat_interleave(ratio, 1)  # (H, W)
-    bands, height, width = estimate.shape
-    step = max(1, options.block_values // (bands * width))
+    bands, ranges = estimate.shape[0], strips(estimate.shape)
     negative = not_finite = 0
     below = torch.zeros(bands, dtype=torch.float64, device=problem.device)  # what is negative
     level = torch.zeros_like(below)
-    for start in range(0, height, step):
-        block = estimate.rows(start, min(start + step, height))
-        keep = valid[start : start + step]
+    for (start, stop), block in zip(ranges, estimate.parts(ranges), strict=True):
+        keep = valid[start:stop]
         inside = block[:, keep]
         negative += int((inside < 0).sum())
         not_finite += int((~inside.isfinite()).sum())

@@ -143,15 +143,12 @@ def check_noise(problem: Problem, cube: Cube) -> float:
     ratio = problem.ratio
     _, height, width = cube.shape
     valid = (problem.hsi_weight > 0).repeat_interleave(ratio, 1)  # (h, W)
-    strips = np.linspace(0, height - 1, max(1, min(height, NOISE_PIXELS // width))).astype(int)
-    rows, masks = [], []
-    for row in np.unique(strips):
-        rows.append(cube.rows(int(row), int(row) + 1))
-        masks.append(valid[row // ratio][None])
-    mask = torch.cat(masks)
+    strips = np.unique(np.linspace(0, height - 1, max(1, min(height, NOISE_PIXELS // width))).astype(int))
+    mask = valid[strips // ratio]
     if int(mask.sum()) < 4 * DIMENSIONS:
         return math.nan
-    noise = estimate_noise(torch.cat(rows, 1), mask.float())
+    rows = torch.cat(list(cube.parts((row, row + 1) for row in strips.tolist())), 1)
+    noise = estimate_noise(rows, mask.float())
     return float((noise / problem.hsi_noise).median())
 
 

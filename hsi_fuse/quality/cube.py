@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -12,10 +12,18 @@ from hsi_fuse.physics import blur_down, mix_bands, psf_padding
 BLOCK_VALUES = 1 << 24
 """Values of a cube held at one time."""
 
+Ranges = Iterable[tuple[int, int]]
+
 
 def block_rows(shape: tuple[int, int, int]) -> int:
     """Rows of a cube (n, H, W) that hold about `BLOCK_VALUES`."""
     return max(1, BLOCK_VALUES // (shape[0] * shape[2]))
+
+
+def strips(shape: tuple[int, int, int], multiple: int = 1) -> list[tuple[int, int]]:
+    """Ranges of rows to go through a cube (n, H, W) in, each a multiple of `multiple` but the last."""
+    step = max(1, block_rows(shape) // multiple) * multiple
+    return [(start, min(start + step, shape[1])) for start in range(0, shape[1], step)]
 
 
 @dataclass(frozen=True)
@@ -25,23 +33,35 @@ class StreamedCube:
     Attributes
     ----------
     shape : (n, H, W)
-    read : callable (start, stop) -> Tensor (n, stop - start, W)
-        Finite values; what has none is 0.
+    read : callable (ranges) -> iterator of Tensor (n, stop - start, W)
+        For each range (start, stop) of rows its values, finite; what has none is 0. A file is opened once for
+        all ranges: what is compressed in tiles is then unpacked once for all ranges that meet a tile.
     """
 
     shape: tuple[int, int, int]
-    read: Callable[[int, int], Tensor]
+    read: Callable[[Ranges], Iterator[Tensor]]
+
+    @classmethod
+    def of(cls, shape: tuple[int, int, int], rows: Callable[[int, int], Tensor]) -> StreamedCube:
+        """One whose rows start..stop-1 a function gives, in any order."""
+        return cls(shape, lambda ranges: (rows(*each) for each in ranges))
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Rows start..stop-1, (n, stop - start, W)."""
-        return self.read(start, stop)
+        (only,) = self.read([(start, stop)])
+        return only
+
+    def parts(self, ranges: Ranges) -> Iterator[Tensor]:
+        """The rows of one range (start, stop) after the other."""
+        return self.read(ranges)
 
     def mixed(self, matrix: Tensor, offset: Tensor | None = None) -> StreamedCube:
         """Linear combinations of the bands, each block mixed when it is read."""
 
-        def mix(start: int, stop: int) -> Tensor:
-            block = mix_bands(self.read(start, stop), matrix)
-            return block if offset is None else block + offset[:, None, None]
+        def mix(ranges: Ranges) -> Iterator[Tensor]:
+            for each in self.read(ranges):
+                block = mix_bands(each, matrix)
+                yield block if offset is None else block + offset[:, None, None]
 
         return StreamedCube((len(matrix), *self.shape[1:]), mix)
 
@@ -54,11 +74,12 @@ class StreamedCube:
         height = self.shape[1] // ratio
         rim = -(-max(psf_padding(len(psf), ratio), 0) // ratio)  # HSI rows
         step = max(4 * rim, block_rows(self.shape) // ratio, 1)
+        own = [(start, min(start + step, height)) for start in range(0, height, step)]
+        wider = [(max(start - rim, 0), min(stop + rim, height)) for start, stop in own]
+        parts = self.read((first * ratio, last * ratio) for first, last in wider)
         seen = None
-        for start in range(0, height, step):
-            stop = min(start + step, height)
-            first, last = max(start - rim, 0), min(stop + rim, height)
-            low = blur_down(self.read(first * ratio, last * ratio), psf, ratio)
+        for (start, stop), (first, last), part in zip(own, wider, parts, strict=True):
+            low = blur_down(part, psf, ratio)
             seen = low.new_empty(low.shape[0], height, low.shape[2]) if seen is None else seen
             seen[:, start:stop] = low[:, start - first : len(low[0]) - (last - stop)]
         assert seen is not None

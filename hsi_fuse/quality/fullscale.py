@@ -130,8 +130,9 @@ def _pairs(
 ) -> Iterator[tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]]:
     """Of each block (input, degraded reference) and (product, reference), (bands, pixels) each."""
     ratio, b = problem.ratio, BLOCK_HSI_PX
-    for top in sorted({i for i, _ in places}):
-        rows = cube.rows(top * ratio, (top + b) * ratio)
+    tops = sorted({i for i, _ in places})
+    parts = cube.parts((top * ratio, (top + b) * ratio) for top in tops)
+    for top, rows in zip(tops, parts, strict=True):
         for left in (j for i, j in places if i == top):
             coarse = (slice(None), slice(top, top + b), slice(left, left + b))
             columns = slice(left * ratio, (left + b) * ratio)

@@ -64,8 +64,6 @@ class AssessOptions:
         Differences in PSNR (dB), and in spectral angle (share), that count as equal.
     smallest : int
         HSI pixels along each side that the degraded pair must keep.
-    block_values : int
-        Values of the cube mixed at one time.
     """
 
     registration_green: float = 0.5
@@ -102,7 +100,6 @@ class AssessOptions:
     tie_db: float = 0.05
     tie_share: float = 0.02
     smallest: int = 16
-    block_values: int = 1 << 24
 
 
 def all_lights(figures: Figures, options: AssessOptions) -> list[Light]:

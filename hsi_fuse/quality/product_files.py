@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hsi_fuse.errors import GridError, HsiFuseWarning
 from hsi_fuse.grid import Grid
-from hsi_fuse.quality.cube import StreamedCube, block_rows
+from hsi_fuse.quality.cube import Ranges, StreamedCube, strips
 from hsi_fuse.raster import Raster
 from hsi_fuse.read.recognise import describe
 from hsi_fuse.read.source import Source, read_values
@@ -75,10 +75,11 @@ def open_product(path: str | Path, hsi: Raster) -> Product:
     height, width = min(height, hsi.grid.height - top), min(width, hsi.grid.width - left)
     shape = (len(bands), height * scale, width * scale)
 
-    def read(start: int, stop: int) -> NDArray[np.float32]:
-        window = Window(column, row + start, shape[2], stop - start)
+    def read(ranges: Ranges) -> Iterator[NDArray[np.float32]]:
         with source.store.opened() as image:
-            return read_values(image, source, window)[files]
+            for start, stop in ranges:
+                window = Window(column, row + start, shape[2], stop - start)
+                yield read_values(image, source, window)[files]
 
     good = np.zeros(hsi.bands, bool)
     good[bands] = True
@@ -103,7 +104,11 @@ def open_product(path: str | Path, hsi: Raster) -> Product:
             HsiFuseWarning,
             stacklevel=2,
         )
-    cube = StreamedCube(shape, lambda start, stop: torch.from_numpy(np.nan_to_num(read(start, stop))))
+
+    def filled(ranges: Ranges) -> Iterator[Tensor]:
+        return (torch.from_numpy(np.nan_to_num(each)) for each in read(ranges))
+
+    cube = StreamedCube(shape, filled)
     return Product(cube, cropped, scale, cropped.grid.refine(scale))
 
 
@@ -179,22 +184,14 @@ def _matched(source: Source, hsi: Raster, path: str | Path) -> tuple[NDArray[np.
     return near.argmin(1)[found], good[found]
 
 
-Read = Callable[[int, int], NDArray[np.float32]]
-
-
-def _surveyed(read: Read, shape: tuple[int, int, int], scale: int) -> tuple[NDArray[np.bool_], float]:
+def _surveyed(
+    read: Callable[[Ranges], Iterator[NDArray[np.float32]]], shape: tuple[int, int, int], scale: int
+) -> tuple[NDArray[np.bool_], float]:
     """HSI pixels all of whose fine pixels have values, (h, w), and the mean size of the values."""
     rows, total, count = [], 0.0, 0
-    for start, stop in _blocks(shape, scale):
-        block = read(start, stop)
+    for block in read(strips(shape, scale)):
         there = np.isfinite(block)
         total, count = total + float(np.abs(np.where(there, block, 0)).sum()), count + int(there.sum())
-        fine = there.all(0).reshape((stop - start) // scale, scale, shape[2] // scale, scale)
+        fine = there.all(0).reshape(block.shape[1] // scale, scale, shape[2] // scale, scale)
         rows.append(fine.all((1, 3)))
     return np.concatenate(rows), total / max(count, 1)
-
-
-def _blocks(shape: tuple[int, int, int], scale: int) -> Iterator[tuple[int, int]]:
-    step = max(1, block_rows(shape) // scale) * scale
-    for start in range(0, shape[1], step):
-        yield start, min(start + step, shape[1])

@@ -105,6 +105,9 @@ class _GdalOpened:
         per_row = dataset.width * dataset.count * np.dtype(dataset.dtypes[0]).itemsize
         block = dataset.block_shapes[0][0]
         self.rows_at_once = max(1, BLOCK_BYTES // per_row // block) * block
+        flags = [set(of) for of in dataset.mask_flag_enums]  # once: GDAL is asked of every band each time
+        self._masks = tuple(i for i in indexes if not flags[i - 1] & _NO_STORED_MASK)
+        self._one_mask = bool(self._masks) and MaskFlags.per_dataset in flags[self._masks[0] - 1]
 
     def read(self, window: Window) -> tuple[NDArray[Any], Flags]:
         # one call: pixel-interleaved files are read once
@@ -114,13 +117,12 @@ class _GdalOpened:
         data, missing = self._dataset, np.zeros((1, int(window.height), int(window.width)), bool)
         if self._alpha is not None:
             missing = missing | (data.read(self._alpha, window=window) == 0)
-        own = [i for i in self._indexes if not set(data.mask_flag_enums[i - 1]) & _NO_STORED_MASK]
-        if not own:
+        if not self._masks:
             return missing
-        if MaskFlags.per_dataset in data.mask_flag_enums[own[0] - 1]:
-            return missing | (data.read_masks(own[0], window=window) == 0)
+        if self._one_mask:
+            return missing | (data.read_masks(self._masks[0], window=window) == 0)
         per_band = [
-            data.read_masks(i, window=window) == 0 if i in own else np.zeros(missing.shape[1:], bool)
+            data.read_masks(i, window=window) == 0 if i in self._masks else np.zeros(missing.shape[1:], bool)
             for i in self._indexes
         ]
         return missing | np.stack(per_band)

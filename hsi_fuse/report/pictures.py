@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hsi_fuse.problem import Cube, Problem
-from hsi_fuse.quality.cube import block_rows
+from hsi_fuse.quality.cube import strips
 from hsi_fuse.quality.uncertainty import Uncertainty
 from hsi_fuse.report.places import grid_places, telling_places, unlike_pixels, windows
 
@@ -179,20 +179,16 @@ def _spectra_at(
     places: Sequence[tuple[int, int]], before: Cube, after: Cube, uncertainty: Uncertainty | None
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None]:
     """Spectra (p, n) of both cubes and the deviation of the second; places row by row."""
-    taken: list[NDArray[np.float32] | None] = []
-    for source in (before, after, uncertainty):
-        if source is None:
-            taken.append(None)
-            continue
-        found = []
-        for row in dict.fromkeys(r for r, _ in places):
-            columns = [c for r, c in places if r == row]
-            found.append(source.rows(row, row + 1)[:, 0, columns].T)
-        empty = torch.zeros(0, after.shape[0])
-        taken.append(torch.cat(found or [empty]).float().cpu().numpy())
-    assert taken[0] is not None
-    assert taken[1] is not None
-    return taken[0], taken[1], taken[2]
+    ranges = [(row, row + 1) for row in dict.fromkeys(r for r, _ in places)]
+
+    def taken(lines: Iterable[Tensor]) -> NDArray[np.float32]:
+        found = [torch.zeros(0, after.shape[0])]
+        for (row, _), line in zip(ranges, lines, strict=True):
+            found.append(line[:, 0, [c for r, c in places if r == row]].T.float().cpu())
+        return torch.cat(found).numpy()
+
+    sigma = None if uncertainty is None else taken(uncertainty.rows(*each) for each in ranges)
+    return taken(before.parts(ranges)), taken(after.parts(ranges)), sigma
 
 
 def views_of(count: int, wavelengths_nm: Sequence[float] | None = None) -> list[tuple[str, tuple[int, ...]]]:
@@ -237,11 +233,11 @@ def view(cube: Cube, bands: Sequence[int], step: int = 1) -> NDArray[np.float32]
     """A few bands of the cube, each step x step pixels averaged: (bands, H // step, W // step)."""
     few = cube.mixed(_picked(cube, bands))
     _, height, width = few.shape
-    block = max(1, block_rows(cube.shape) // step) * step
+    whole, across = height // step * step, width // step * step
     rows = []
-    for top in range(0, height // step * step, block):
-        part = few.rows(top, min(top + block, height // step * step))[:, :, : width // step * step]
-        rows.append(part.reshape(len(bands), part.shape[1] // step, step, -1, step).mean((2, 4)))
+    for part in few.parts(strips((cube.shape[0], whole, width), step)):
+        cells = part[:, :, :across].reshape(len(bands), part.shape[1] // step, step, -1, step)
+        rows.append(cells.mean((2, 4)))
     return torch.cat(rows, 1).float().cpu().numpy()
 
 
