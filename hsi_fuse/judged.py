@@ -90,20 +90,21 @@ def judge_product(
     torch.manual_seed(seed)
     with recorded() as warned:
         product = open_product(fused, hsi)
-        right = None if truth is None else truth_of(truth, product, hsi)
+        right = None if truth is None else truth_of(truth, product, hsi).to(where)
         image = product.hsi
         planned = plan(image, guide, product.scale)
         with clock("align"):
             problem, alignment = align_or_follow(
                 image, guide, planned, preset, displacement, seed, where, on_step
             )
+        cube = product.cube.on(where)
         plain_one = Interpolation.of(problem)  # by rows: a product may be as large as it likes
         with clock("assess"):
             on_step("assess", 0, 1, 0.0)
             known = image.wavelengths_nm
             quality = assess(
                 problem,
-                product.cube,
+                cube,
                 plain_one,
                 solvers={},
                 registration=alignment.found,
@@ -115,7 +116,7 @@ def judge_product(
             )
             on_step("assess", 1, 1, 0.0)
     provenance = provenance_of(preset, displacement, seed, where, clock)
-    return Judged(problem, product.cube, plain_one, alignment, quality, provenance)
+    return Judged(problem, cube, plain_one, alignment, quality, provenance)
 
 
 def reports_of(output: str | Path) -> tuple[Path, ...]:

@@ -196,6 +196,7 @@ class Estimate:
 
     def mixed(self, matrix: Tensor, offset: Tensor | None = None) -> Estimate:
         """M (basis A + mean) = (M basis) A + M mean: m bands, still in factors."""
+        matrix = matrix.to(self.basis)
         level = matrix @ self.mean
         return Estimate(matrix @ self.basis, level if offset is None else level + offset, self.coefficients)
 

@@ -306,7 +306,7 @@ def _integrity(problem: Problem, estimate: Cube, bad_bands: Sequence[int]) -> di
     level = torch.zeros_like(below)
     for (start, stop), block in zip(ranges, estimate.parts(ranges), strict=True):
         keep = valid[start:stop]
-        inside = block[:, keep]
+        inside = block.flatten(1) if bool(keep.all()) else block[:, keep]
         negative += int((inside < 0).sum())
         not_finite += int((~inside.isfinite()).sum())
         below -= inside.clamp_max(0).sum(1, dtype=torch.float64)

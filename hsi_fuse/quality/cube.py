@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from hsi_fuse.physics import blur_down, mix_bands, psf_padding
@@ -46,6 +47,10 @@ class StreamedCube:
         """One whose rows start..stop-1 a function gives, in any order."""
         return cls(shape, lambda ranges: (rows(*each) for each in ranges))
 
+    def on(self, device: torch.device) -> StreamedCube:
+        """The same, each block on a device."""
+        return StreamedCube(self.shape, lambda ranges: (block.to(device) for block in self.read(ranges)))
+
     def rows(self, start: int, stop: int) -> Tensor:
         """Rows start..stop-1, (n, stop - start, W)."""
         (only,) = self.read([(start, stop)])
@@ -60,7 +65,7 @@ class StreamedCube:
 
         def mix(ranges: Ranges) -> Iterator[Tensor]:
             for each in self.read(ranges):
-                block = mix_bands(each, matrix)
+                block = mix_bands(each, matrix.to(each))
                 yield block if offset is None else block + offset[:, None, None]
 
         return StreamedCube((len(matrix), *self.shape[1:]), mix)

@@ -262,7 +262,7 @@ def composite(values: NDArray[np.float32], limits: NDArray[np.float64], valid: N
 
 def _picked(cube: Cube, bands: Sequence[int]) -> Tensor:
     """The matrix that picks some bands, (bands, n)."""
-    matrix = torch.zeros(len(bands), cube.shape[0], device=cube.rows(0, 1).device)
+    matrix = torch.zeros(len(bands), cube.shape[0])
     matrix[range(len(bands)), list(bands)] = 1
     return matrix
 
