@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-
 from hsi_fuse.batch.manifest import NAME, Manifest
 from hsi_fuse.batch.plan import BatchPlan, Task
 from hsi_fuse.files import write_text
+from hsi_fuse.report.templates import template
 from hsi_fuse.write import REPORT
 
 TROUBLE = ("failed", "not run", "unpaired", "red", "amber", "none", "green")
@@ -164,17 +163,13 @@ def _table(rows: Sequence[Row]) -> str:
 
 
 def _page(rows: Sequence[Row], plan: BatchPlan) -> str:
-    environment = Environment(
-        loader=PackageLoader("hsi_fuse.report", "."),
-        autoescape=select_autoescape(default=True),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    page = template(
+        "batch.html",
+        link=quote,
+        below=lambda path: str(path).removeprefix(f"{plan.folder}{os.sep}"),
+        figure=lambda value: "–" if value is None else f"{value:.3g}",
     )
-    environment.filters["link"] = quote
-    environment.filters["below"] = lambda path: str(path).removeprefix(f"{plan.folder}{os.sep}")
-    environment.filters["figure"] = lambda value: "–" if value is None else f"{value:.3g}"
-    return environment.get_template("batch.html").render(
+    return page.render(
         title=plan.folder.resolve().name,
         rows=rows,
         counts=in_words(rows),

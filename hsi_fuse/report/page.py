@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from numpy.typing import NDArray
 
 from hsi_fuse.align import Alignment
@@ -18,6 +17,7 @@ from hsi_fuse.registration.refusal import Attempt
 from hsi_fuse.report import plots
 from hsi_fuse.report.all_plots import report_plots
 from hsi_fuse.report.pictures import Pictures, composite, take_pictures
+from hsi_fuse.report.templates import template
 from hsi_fuse.report.words import METHODS, REGISTRATION, band_names, figure_text, flat, grouped, middle
 
 __all__ = ["Pictures", "composite", "is_refusal", "render", "render_refusal", "take_pictures"]
@@ -57,7 +57,7 @@ def render(
     """
     figures = quality.figures
     wavelengths = figures["scene"]["wavelengths_nm"]
-    page = _environment().get_template("report.html")
+    page = template("report.html", figure=figure_text, middle=middle)
     told = {
         "title": title,
         "q": figures,
@@ -185,7 +185,7 @@ def render_refusal(attempt: Attempt, message: str, *, title: str) -> str:
     title : str
         The name of the output that does not exist now.
     """
-    page = _environment().get_template("refusal.html")
+    page = template("refusal.html", figure=figure_text, middle=middle)
     figures = attempt.figures
     residual = attempt.residual
     return page.render(
@@ -205,19 +205,6 @@ def is_refusal(path: Path) -> bool:
         return False
     with path.open("rb") as file:
         return REFUSED in file.read(HEAD)
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("hsi_fuse.report", "."),
-        autoescape=select_autoescape(default=True),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["figure"] = figure_text
-    environment.filters["middle"] = middle
-    return environment
 
 
 def _percent(*shares: float) -> list[str]:
