@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -153,6 +154,25 @@ def test_the_degraded_pair_obeys_the_model():
     assert torch.allclose(pair.problem.guide, seen, atol=1e-5)
     assert torch.allclose(blur_down(pair.truth, pair.problem.sensor.psf, 2), pair.problem.hsi, atol=1e-6)
     assert pair.problem.sensor.psf_fwhm[0] == pytest.approx(problem.sensor.psf_fwhm[0] / 2, rel=0.05)
+
+
+def test_sharpness_is_neither_blamed_on_the_references_noise_nor_hidden_by_it():
+    """On a guide of which a good part is noise: the truth, the guide with its noise, half the detail."""
+    problem, truth = make_scene(noise=0.03)
+    copied = replace(truth, coefficients=truth.coefficients.clone())
+    soft = F.avg_pool2d(truth.coefficients[None], 9, 1, 4, count_include_pad=False)[0]
+    half = replace(truth, coefficients=(truth.coefficients + soft) / 2)
+    noise = torch.linalg.pinv(problem.sensor.srf @ truth.basis) @ (
+        problem.guide - mix_bands(truth.rows(0, 128), problem.sensor.srf) - 0.01
+    ).flatten(1)
+    copied.coefficients.add_(noise.view_as(copied.coefficients))
+    gains = [
+        torch.tensor(judged(problem, each).figures["spatial"]["product"]["gain_highpass"])
+        for each in (truth, copied, half)
+    ]
+    assert torch.allclose(gains[0], torch.ones(4), atol=0.05)
+    assert torch.allclose(gains[1], torch.ones(4), atol=0.15)
+    assert gains[2].max() < 0.8
 
 
 def test_the_degraded_noise_is_what_it_says(scene):

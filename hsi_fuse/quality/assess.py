@@ -32,6 +32,8 @@ __all__ = ["SCHEMA", "AssessOptions", "Quality", "Solver", "assess", "plain", "s
 
 SCHEMA = 3
 """Version of `quality.schema.json`; it rises when a figure changes its name or meaning."""
+LEAST_SIGNAL = 0.1
+"""Share of the reference's detail that is taken for more than noise, however noisy it is."""
 
 
 @dataclass(frozen=True)
@@ -207,23 +209,34 @@ def _spatial(problem: Problem, methods: Mapping[str, Cube]) -> tuple[dict[str, A
     part: dict[str, Any] = {"assessable": True, "sigma_px": sigma, "pixels": int(mask.sum())}
     sharp, error = metrics.high_pass(problem.guide, sigma, mask), None
     noise = torch.diag(problem.guide_noise.double() ** 2)  # no product has to follow it
+    power = _covariance(sharp[:, mask])
+    signal = 1 - noise.diagonal() / metrics.positive(power.diagonal())  # share of the reference's detail
     for name, cube in methods.items():
         seen = _seen(problem, cube)  # (m, H, W)
         moments = metrics.moments(seen, problem.guide, mask)
         through = metrics.high_pass(seen, sigma, mask)
         fine = metrics.moments(through, sharp, mask)
-        missed = [_covariance(image[:, mask]) for image in (through - sharp, sharp)]
+        missed = _covariance((through - sharp)[:, mask])
         part[name] = {
             "r2": moments.r2,
             "rmse": moments.rmse,
             "cc_highpass": fine.correlation,
-            "gain_highpass": fine.slope,
-            "missed_highpass": metrics.worst_share(missed[0] - noise, missed[1]),
+            "gain_highpass": _gain(fine.slope, signal),
+            "missed_highpass": metrics.worst_share(missed - noise, power),
         }
         if name == "product":
             scale = moments.var_truth.sqrt().clamp_min(1e-30).to(seen)
             error = ((seen - problem.guide) / scale[:, None, None]).mean(0)
     return part, error
+
+
+def _gain(slope: Tensor, signal: Tensor) -> Tensor:
+    """Slopes (m,) of detail on a reference only a share `signal` (m,) of whose detail is no noise.
+
+    A product that has all of that share, and none of the noise, has the slope `signal`; one that copies the
+    noise too has 1. Between the two nothing is off.
+    """
+    return torch.where(slope < 1, (slope / signal.clamp_min(LEAST_SIGNAL)).clamp_max(1), slope)
 
 
 def _covariance(values: Tensor) -> Tensor:
