@@ -74,7 +74,7 @@ class AssessOptions:
     place_amber: float = 0.5
     position_green: float = 0.5
     position_amber: float = 1.0
-    response_green: float = 3.0
+    response_green: float = 1.5
     response_amber: float = 10.0
     blur_green: float = 0.2
     blur_amber: float = 1.0
@@ -83,7 +83,7 @@ class AssessOptions:
     noise_factor: float = 1.5
     bias_green: float = 0.01
     bias_amber: float = 0.03
-    band_green: float = 3.0
+    band_green: float = 1.8
     band_amber: float = 10.0
     detail_green: float = 0.12
     detail_amber: float = 0.4
