@@ -134,15 +134,9 @@ def sense(
     support = supported(guide_weight, hsi_weight, psf, ratio)
     _determined(low, support)
     seen = blur_down(guide, psf, ratio)[:, support].double().cpu().numpy()  # (m, N)
-    spectra = (torch.tensordot(subspace.basis, low, 1) + subspace.mean[:, None, None])[:, support]
     prior = SrfPrior.of(known, len(guide), len(hsi))
-    srf, offset, left, strength = fit_srf(
-        spectra.double().cpu().numpy(),
-        seen,
-        strips(support, options.folds),
-        noise.double().cpu().numpy(),
-        prior,
-    )
+    coefficients = low[:, support].double().cpu().numpy()  # (k, N)
+    srf, offset, left, strength = fit_srf(subspace, coefficients, seen, strips(support, options.folds), prior)
     fine = _pixel_noise(guide, guide_weight)
     hsi_part = (srf**2) @ noise.double().cpu().numpy() ** 2
     guide_noise = np.sqrt(np.maximum(left**2 - hsi_part, fine**2))

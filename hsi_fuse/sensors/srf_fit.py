@@ -7,11 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.linalg import solve_triangular
 from scipy.optimize import nnls
 from torch import Tensor
 
 from hsi_fuse.registration.robust import ROBUST_ROUNDS, tukey
 from hsi_fuse.sensors.known import KnownSensor
+from hsi_fuse.subspace import Subspace
 
 Array = NDArray[np.float64]
 
@@ -63,70 +65,116 @@ class SrfPrior:
 
 
 def fit_srf(
-    spectra: Array, seen: Array, fold: NDArray[np.int64], noise: Array, prior: SrfPrior
+    subspace: Subspace, low: Array, seen: Array, fold: NDArray[np.int64], prior: SrfPrior
 ) -> tuple[Array, Array, Array, list[float]]:
     """Non-negative and robust: srf (m, n), offset (m,), residual deviation (m,), the prior's strength (m,).
 
     Minimises sum_i w_i (y_i - r x_i - o)^2 + strength r P r subject to r >= 0, P the prior's penalty. The
-    strength is chosen for each guide band by spatial cross-validation, the weights w are Tukey's.
+    strength is chosen for each guide band by spatial cross-validation, the weights w are Tukey's. The pixels
+    are asked once for each change of weights: a fit, and its error in a fold, take their moments only.
 
     Parameters
     ----------
-    spectra : ndarray (n, N)
-        HSI pixels.
+    subspace : Subspace
+        Of k dimensions; with its noise of each of the n HSI bands.
+    low : ndarray (k, N)
+        HSI pixels, as coefficients in it.
     seen : ndarray (m, N)
         The guide seen through the PSF.
     fold : ndarray (N,)
         Which pixels are left out together.
-    noise : ndarray (n,)
-        Of each HSI band.
     prior : SrfPrior
     """
-    n, count = spectra.shape
-    scale = max(float(spectra.std()), 1e-30)
-    srf, offset = np.zeros((len(seen), n)), np.zeros(len(seen))
-    left, chosen = np.zeros(len(seen)), []
-    grid = prior.strengths
-    middle = grid[len(grid) // 2]
-    for band, (y, penalty) in enumerate(zip(seen, prior.penalties, strict=True)):
-        weight = np.ones(count)
+    fits = [
+        _fit_band(_Regression.of(subspace, low, y), fold, penalty, prior)
+        for y, penalty in zip(seen, prior.penalties, strict=True)
+    ]
+    srf, offset, left, chosen = zip(*fits, strict=True)
+    return np.stack(srf), np.array(offset), np.array(left), list(chosen)
 
-        def solve(
-            keep: Array, strength: float, y: Array = y, penalty: Array = penalty
-        ) -> tuple[Array, float]:
-            total = keep.sum()
-            mean_x, mean_y = spectra @ keep / total, float(y @ keep / total)
-            centred = (spectra - mean_x[:, None]) / scale
-            gram = (centred * keep) @ centred.T / total + np.diag((noise / scale) ** 2) * 1e-3
-            cross = (centred * keep) @ (y - mean_y) / total
-            level = gram.trace() / n
-            system = gram + level * (strength * penalty + 1e-7 * np.eye(n))
-            factor = np.linalg.cholesky(system)
-            r = nnls(factor.T, np.linalg.solve(factor, cross), maxiter=30 * n)[0] / scale
-            return r, mean_y - float(r @ mean_x)
 
-        def held_out(strength: float, y: Array = y, weight: Array = weight) -> float:
-            error = 0.0
-            for k in range(int(fold.max()) + 1):
-                inside = fold == k
-                r, o = solve(weight * ~inside, strength)
-                error += float((weight[inside] * (y[inside] - r @ spectra[:, inside] - o) ** 2).sum())
-            return error
+def _fit_band(
+    band: _Regression, fold: NDArray[np.int64], penalty: Array, prior: SrfPrior
+) -> tuple[Array, float, float, float]:
+    """`fit_srf` of one guide band, its response (n,) penalised by (n, n)."""
+    grid, folds = prior.strengths, [fold == k for k in range(int(fold.max()) + 1)]
+    middle, weight = grid[len(grid) // 2], np.ones(len(fold))
+    r, o = band.solve(band.moments(weight, folds).sum(0), middle * penalty)
+    for _ in range(ROBUST_ROUNDS):
+        weight = tukey(torch.from_numpy(band.residual(r, o)[None])).numpy()
+        moments = band.moments(weight, folds)
+        r, o = band.solve(moments.sum(0), middle * penalty)
+    whole = moments.sum(0)
+    scores = []
+    for strength in grid:
+        fits = [band.solve(whole - inside, strength * penalty) for inside in moments]
+        scores.append(sum(band.squares(inside, *fit) for inside, fit in zip(moments, fits, strict=True)))
+    # the strongest within a little of the best: equal evidence, simpler or better known curve
+    best = max(i for i, s in enumerate(scores) if s <= (1 + prior.patience) * min(scores))
+    r, o = band.solve(whole, grid[best] * penalty)
+    left = np.sqrt(band.squares(whole, r, o) / weight.sum())
+    return r, o, float(left), float(grid[best])
 
-        r, o = solve(weight, middle)
-        for _ in range(ROBUST_ROUNDS):
-            weight = tukey(torch.from_numpy((y - r @ spectra - o)[None])).numpy()
-            r, o = solve(weight, middle)
-        scores = [held_out(s, weight=weight) for s in grid]
-        best = int(np.argmin(scores))
-        # the strongest within a little of the best: equal evidence, simpler or better known curve
-        best = max(i for i, s in enumerate(scores) if s <= (1 + prior.patience) * scores[best])
-        r, o = solve(weight, grid[best])
-        srf[band], offset[band] = r, o
-        residual = y - r @ spectra - o
-        left[band] = np.sqrt(float((weight * residual**2).sum() / weight.sum()))
-        chosen.append(float(grid[best]))
-    return srf, offset, left, chosen
+
+@dataclass(frozen=True)
+class _Regression:
+    """Of one guide band on spectra that lie in a subspace, by second moments.
+
+    Attributes
+    ----------
+    basis : ndarray (n, k)
+    mean, noise : ndarray (n,)
+        Of the spectra x = basis a + mean.
+    design : ndarray (k + 2, N)
+        A row of ones, the coefficients a, the guide band less `level`.
+    level : float
+    """
+
+    basis: Array
+    mean: Array
+    noise: Array
+    design: Array
+    level: float
+
+    @classmethod
+    def of(cls, subspace: Subspace, low: Array, y: Array) -> _Regression:
+        """Of a guide band (N,) on coefficients (k, N) in a subspace."""
+        basis, mean, noise = (
+            part.double().cpu().numpy() for part in (subspace.basis, subspace.mean, subspace.noise)
+        )
+        level = float(y.mean())
+        return cls(basis, mean, noise, np.concatenate([np.ones_like(y)[None], low, (y - level)[None]]), level)
+
+    def moments(self, weight: Array, folds: list[NDArray[np.bool_]]) -> Array:
+        """Weighted sums of products (folds, k + 2, k + 2) over the pixels of each fold."""
+        return np.stack([(self.design[:, f] * weight[f]) @ self.design[:, f].T for f in folds])
+
+    def solve(self, moments: Array, penalty: Array) -> tuple[Array, float]:
+        """Response (n,), with the penalty (n, n) on it in units of the spectra's variance, and offset."""
+        n, total = len(self.basis), moments[0, 0]
+        mean = moments[0, 1:] / total
+        covariance = moments[1:, 1:] / total - np.outer(mean, mean)  # (k + 1, k + 1)
+        gram = self.basis @ covariance[:-1, :-1] @ self.basis.T + 1e-3 * np.diag(self.noise**2)
+        unit = max(float(gram.trace()) / n, 1e-60)
+        factor = np.linalg.cholesky(gram / unit + penalty + 1e-7 * np.eye(n))
+        cross = self.basis @ covariance[:-1, -1] / unit
+        r, _ = nnls(factor.T, solve_triangular(factor, cross, lower=True), maxiter=30 * n)
+        offset = mean[-1] + self.level - r @ (self.mean + self.basis @ mean[:-1])
+        return r, float(offset)
+
+    def squares(self, moments: Array, r: Array, offset: float) -> float:
+        """Weighted sum of squared residuals of a response over the pixels of these moments."""
+        slopes = self._slopes(r, offset)
+        return max(float(slopes @ moments @ slopes), 0.0)
+
+    def residual(self, r: Array, offset: float) -> Array:
+        """Of each pixel (N,)."""
+        return np.asarray(self._slopes(r, offset) @ self.design)
+
+    def _slopes(self, r: Array, offset: float) -> Array:
+        """Of the residual on the design's rows: (k + 2,)."""
+        constant = self.level - offset - r @ self.mean
+        return np.concatenate([[constant], -(r @ self.basis), [1.0]])
 
 
 def strips(support: Tensor, folds: int) -> NDArray[np.int64]:
