@@ -82,51 +82,55 @@ def fit_srf(
         Of each HSI band.
     prior : SrfPrior
     """
-    n, count = spectra.shape
+    n = len(spectra)
+    middle = spectra.mean(1)
     scale = max(float(spectra.std()), 1e-30)
+    centred = (spectra - middle[:, None]) / scale
+    floor = np.diag((noise / scale) ** 2) * 1e-3
     srf, offset = np.zeros((len(seen), n)), np.zeros(len(seen))
     left, chosen = np.zeros(len(seen)), []
     grid = prior.strengths
-    middle = grid[len(grid) // 2]
     for band, (y, penalty) in enumerate(zip(seen, prior.penalties, strict=True)):
-        weight = np.ones(count)
+        level = y.mean()
 
         def solve(
-            keep: Array, strength: float, y: Array = y, penalty: Array = penalty
+            moments: Array, strength: float, penalty: Array = penalty, level: float = level
         ) -> tuple[Array, float]:
-            total = keep.sum()
-            mean_x, mean_y = spectra @ keep / total, float(y @ keep / total)
-            centred = (spectra - mean_x[:, None]) / scale
-            gram = (centred * keep) @ centred.T / total + np.diag((noise / scale) ** 2) * 1e-3
-            cross = (centred * keep) @ (y - mean_y) / total
-            level = gram.trace() / n
-            system = gram + level * (strength * penalty + 1e-7 * np.eye(n))
+            mean = moments[0, 1:] / moments[0, 0]
+            covariance = moments[1:, 1:] / moments[0, 0] - np.outer(mean, mean)
+            gram, cross = covariance[:n, :n] + floor, covariance[:n, n]
+            system = gram + gram.trace() / n * (strength * penalty + 1e-7 * np.eye(n))
             factor = np.linalg.cholesky(system)
-            r = nnls(factor.T, np.linalg.solve(factor, cross), maxiter=30 * n)[0] / scale
-            return r, mean_y - float(r @ mean_x)
+            r = nnls(factor.T, np.linalg.solve(factor, cross), maxiter=30 * n)[0]
+            return r / scale, level + float(mean[n] - r @ mean[:n] - r @ middle / scale)
 
-        def held_out(strength: float, y: Array = y, weight: Array = weight) -> float:
-            error = 0.0
-            for k in range(int(fold.max()) + 1):
-                inside = fold == k
-                r, o = solve(weight * ~inside, strength)
-                error += float((weight[inside] * (y[inside] - r @ spectra[:, inside] - o) ** 2).sum())
-            return error
-
-        r, o = solve(weight, middle)
+        samples = np.concatenate([np.ones((1, len(y))), centred, (y - level)[None]])  # (n + 2, N)
+        weight = np.ones(len(y))
         for _ in range(ROBUST_ROUNDS):
+            r, o = solve(_moments(samples, weight), grid[len(grid) // 2])
             weight = tukey(torch.from_numpy((y - r @ spectra - o)[None])).numpy()
-            r, o = solve(weight, middle)
-        scores = [held_out(s, weight=weight) for s in grid]
-        best = int(np.argmin(scores))
+        folds = [fold == k for k in range(int(fold.max()) + 1)]
+        parts = [_moments(samples[:, inside], weight[inside]) for inside in folds]
+        whole = np.sum(parts, axis=0)
+        scores = np.zeros(len(grid))
+        for trial, strength in enumerate(grid):
+            for inside, part in zip(folds, parts, strict=True):
+                r, o = solve(whole - part, strength)
+                error = y[inside] - r @ spectra[:, inside] - o
+                scores[trial] += float((weight[inside] * error**2).sum())
         # the strongest within a little of the best: equal evidence, simpler or better known curve
-        best = max(i for i, s in enumerate(scores) if s <= (1 + prior.patience) * scores[best])
-        r, o = solve(weight, grid[best])
+        best = int(np.flatnonzero(scores <= (1 + prior.patience) * scores.min()).max())
+        r, o = solve(whole, grid[best])
         srf[band], offset[band] = r, o
         residual = y - r @ spectra - o
         left[band] = np.sqrt(float((weight * residual**2).sum() / weight.sum()))
         chosen.append(float(grid[best]))
     return srf, offset, left, chosen
+
+
+def _moments(samples: Array, weight: Array) -> Array:
+    """Weighted sums of products, all that a regression needs: (p, N), (N,) -> (p, p)."""
+    return np.asarray((samples * weight) @ samples.T)
 
 
 def strips(support: Tensor, folds: int) -> NDArray[np.int64]:
