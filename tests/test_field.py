@@ -22,6 +22,11 @@ def covariance(splines, length):
     return np.kron(down, across)
 
 
+def dense(modes):
+    """As a matrix (size, q)."""
+    return modes.coefficients(np.eye(modes.count))
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("spacing", [2.0, 4.0, 300.0])
 def test_nodes_cover_the_image_evenly(shape, spacing):
@@ -77,24 +82,33 @@ def test_the_field_is_smooth_and_stays_what_it_is_beyond_the_image():
 
 @pytest.mark.parametrize("length", [6.0, 13.0, 45.0])
 def test_the_modes_carry_the_covariance(length):
-    modes, wanted = SPLINES.modes(length), covariance(SPLINES, length)
+    modes, wanted = dense(SPLINES.modes(length)), covariance(SPLINES, length)
     assert modes.shape[0] == SPLINES.size
     assert np.abs(modes @ modes.T - wanted).max() < 0.05
     assert np.trace(modes @ modes.T) == pytest.approx(SPLINES.size, rel=0.02)
 
 
 def test_a_longer_field_has_fewer_modes():
-    counts = [SPLINES.modes(length).shape[1] for length in (6.0, 9.0, 20.0, 70.0)]
+    counts = [SPLINES.modes(length).count for length in (6.0, 9.0, 20.0, 70.0)]
     assert counts == sorted(counts, reverse=True)
     assert counts[-1] < 20 < counts[0] <= SPLINES.size
 
 
 def test_the_field_is_as_strong_and_as_long_as_its_prior_says():
     length, rng = 9.0, np.random.default_rng(2)
-    modes = SPLINES.modes(length)
+    modes = dense(SPLINES.modes(length))
     draws = (modes @ rng.standard_normal((modes.shape[1], 4000))).T
     places = np.array([20.0, 20 + length])
     at = SPLINES.on_grid(draws, places, np.array([24.0]))[:, 0]  # (4000, 2)
     # splines smooth a little between nodes this far apart
     assert at.std(0) == pytest.approx([0.9, 0.9], abs=0.06)
     assert np.corrcoef(at.T)[0, 1] == pytest.approx(np.exp(-1), abs=0.1)
+
+
+@pytest.mark.parametrize("length", [6.0, 20.0])
+def test_modes_and_their_transpose_agree(length):
+    modes, rng = Splines.over((30, 50), 4.0).modes(length), np.random.default_rng(2)
+    free, nodes = rng.standard_normal((modes.count, 3)), rng.standard_normal((len(dense(modes)), 2))
+    there, back = modes.coefficients(free), modes.transposed(nodes)
+    assert np.allclose(nodes.T @ there, back.T @ free)
+    assert np.allclose(there, dense(modes) @ free)

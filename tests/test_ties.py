@@ -37,7 +37,7 @@ def off_by(found: Fitted, columns: float, rows: float) -> Fitted:
 
 
 def ties_of(pair: Pair, found: Fitted, keep: torch.Tensor = CHECK, block: int = BLOCK) -> np.ndarray:
-    return tie_points(pair, found, PSF, RATIO, keep, block)
+    return tie_points(pair, found, PSF, RATIO, keep, block)[0]
 
 
 def left(pair: Pair, found: Fitted) -> float:
@@ -159,10 +159,11 @@ def test_another_place_gives_itself_away(place, monkeypatch):
         found = fit(Observer(wrong, PSF, RATIO, ~check), base, "affine")
     except AlignmentError:
         return
-    ties = tie_points(wrong, found, PSF, RATIO, check, BLOCK)
+    ties, share = tie_points(wrong, found, PSF, RATIO, check, BLOCK)
     rest = predicted(Observer(wrong, PSF, RATIO, ~check), Observer(wrong, PSF, RATIO, check), found)
     assert rest.left > 0.5
     assert len(ties) < 4
+    assert share < 0.3
 
 
 def test_too_few_pixels_predict_nothing(pair, found):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import binary_dilation, binary_opening, map_coordinates
 
-from hsi_fuse.registration.fit import Fitted
+from hsi_fuse.registration.fit import Mapped
 from hsi_fuse.registration.robust import robust_regression
 from hsi_fuse.registration.warp import Array, Observer
 
@@ -19,14 +19,14 @@ CLUSTER = 3
 """Side of the smallest area that is taken out, HSI pixels: a cloud, a field that was mown; not an edge."""
 
 
-def confidence_map(observer: Observer, fitted: Fitted) -> Array:
+def confidence_map(observer: Observer, fitted: Mapped) -> Array:
     """Confidence of every HSI pixel looked at, 0 to 1, on the HSI's grid (h, w); 1 where nothing is known.
 
     Parameters
     ----------
     observer : Observer
         Should look at every pixel.
-    fitted : Fitted
+    fitted : Mapped
     """
     seen = observer.see(fitted.base, fitted.shift)
     out = np.ones(observer.pair.shape)

@@ -70,16 +70,55 @@ class Splines:
         down, across = _basis(rows, self.along_rows), _basis(columns, self.along_columns)
         return np.asarray(down @ nodes @ across.T)
 
-    def modes(self, length: float) -> Array:
-        """Columns that turn unit normal numbers into coefficients of unit amplitude: (size, q)."""
+    def modes(self, length: float) -> Modes:
+        """The leading modes of fields of a correlation length, pixels."""
         (values_x, vectors_x), (values_y, vectors_y) = (
             np.linalg.eigh(np.exp(-(((nodes[:, None] - nodes) / length) ** 2)))
             for nodes in (self.along_columns, self.along_rows)
         )
         strength = values_y[:, None] * values_x
-        i, j = np.nonzero(strength > LEAST_MODE * strength.max())
-        both = vectors_y[:, None, i] * vectors_x[None, :, j] * np.sqrt(strength[i, j])
-        return np.asarray(both.reshape(self.size, -1))
+        kept = strength > LEAST_MODE * strength.max()
+        down, across = kept.any(1), kept.any(0)
+        deviation = np.sqrt(np.where(kept, strength, 0))[down][:, across]
+        return Modes(vectors_y[:, down], vectors_x[:, across], deviation)
+
+
+@dataclass(frozen=True)
+class Modes:
+    """What turns unit normal numbers into coefficients of splines of unit amplitude, and its transpose.
+
+    Separable: what takes q columns of all nodes as a matrix takes those of one axis after the other.
+
+    Attributes
+    ----------
+    down, across : ndarray (nodes, modes)
+        Along rows and columns.
+    deviation : ndarray
+        Of a mode down times a mode across; 0 where it is left out.
+    """
+
+    down: Array
+    across: Array
+    deviation: Array
+
+    @property
+    def count(self) -> int:
+        """q."""
+        return int(np.count_nonzero(self.deviation))
+
+    def coefficients(self, free: Array) -> Array:
+        """Of columns of free numbers: (q, K) -> (nodes, K)."""
+        whole = np.zeros((*self.deviation.shape, free.shape[1]))
+        whole[self.deviation > 0] = free
+        whole = self.across @ (whole * self.deviation[..., None])  # (modes down, nodes across, K)
+        return np.asarray((self.down @ whole.reshape(len(whole), -1)).reshape(-1, free.shape[1]))
+
+    def transposed(self, nodes: Array) -> Array:
+        """The transpose: (nodes, K) -> (q, K)."""
+        columns = nodes.shape[1]
+        part = (self.down.T @ nodes.reshape(len(self.down), -1)).reshape(-1, len(self.across), columns)
+        whole = (self.across.T @ part) * self.deviation[..., None]
+        return np.asarray(whole[self.deviation > 0])
 
 
 def _nodes(side: int, spacing: float) -> Array:

@@ -10,41 +10,25 @@ where a polynomial explains the pair.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 from scipy import sparse
-from scipy.linalg import cho_factor, cho_solve
 
 from hsi_fuse.errors import AlignmentError
 from hsi_fuse.registration.field import Splines
+from hsi_fuse.registration.prior import AMPLITUDES, MONOMIALS, Quadratic, priors_of, solve
 from hsi_fuse.registration.robust import Weigh, robust_regression, tukey, unexplained
 from hsi_fuse.registration.warp import Observer, Seen
 
 Array = NDArray[np.float64]
 
-POLYNOMIALS = {
-    # rows: 1, x, y, x^2, x y, y^2 of the column's move, then of the row's; columns: free parameters
-    "translation": ((0,), (6,)),
-    "similarity": ((0,), (6,), (1, 8), (-2, 7)),
-    "affine": ((0,), (1,), (2,), (6,), (7,), (8,)),
-    "projective": ((0,), (1,), (2,), (6,), (7,), (8,), (3, 10), (4, 11)),
-}
-"""Free parameters as the monomials they move; a negative number moves its monomial the other way.
-
-The projective model is that of a homography to second order."""
-MONOMIALS = 6
-LENGTHS = (4.0, 6.0, 9.0, 13.0, 20.0, 30.0, 45.0, 70.0)
-"""Correlation lengths tried, HSI pixels."""
-AMPLITUDES = (0.005, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.8)
-"""Amplitudes tried, HSI pixels."""
 NODES_ALONG_SIDE = 22
 LEAST_SPACING = 2.0
 LONGEST_STEP = 1.5
 SETTLED = 0.004
-STRETCH = 0.03
-"""Rotation, scale and shear expected of a step from one base to the next."""
 ROUNDS_OF_LENGTH = 5
 ENOUGH_FOR_EACH = 16
 """HSI pixels under the guide for each coefficient; where there are less, those at the guide's rim count too.
@@ -93,6 +77,37 @@ class Displacement:
             * Affine(1 + xx / scale, xy / scale, 0, yx / scale, 1 + yy / scale, 0)
             * Affine.translation(-width / 2, -height / 2)
         )
+
+
+class Move(Protocol):
+    """A displacement of HSI coordinates: on the crossings of columns (W,) and rows (H,), (2, H, W)."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(h, w) of the HSI."""
+
+    @property
+    def affine(self) -> Affine:
+        """Identity plus what of it is of first order, in HSI pixels."""
+
+    def __call__(self, columns: Array, rows: Array) -> Array: ...
+
+
+class Mapped(Protocol):
+    """A mapping `base(place + shift(place))` and what is known of it: of `Fitted` what all have."""
+
+    @property
+    def base(self) -> Affine: ...
+    @property
+    def shift(self) -> Move: ...
+    @property
+    def left(self) -> float: ...
+    @property
+    def amplitude(self) -> float: ...
+    @property
+    def length(self) -> float: ...
+    def deviation(self, columns: Array, rows: Array) -> Array:
+        """Standard error of the place (root of both axes' variances) at scattered places (N,), HSI pixels."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +159,7 @@ def fit(
     model: str = "affine",
     local: bool = False,
     iterations: int = 15,
-    start: Displacement | None = None,
+    start: Move | None = None,
     weigh: Weigh = tukey,
     near: float = 0.0,
 ) -> Fitted:
@@ -156,11 +171,12 @@ def fit(
     base : Affine
         HSI pixel -> guide pixel.
     model : str
-        A key of `POLYNOMIALS`.
+        A key of `prior.POLYNOMIALS`.
     local : bool
         Whether to fit a smooth local field too.
     iterations : int
     start : Displacement, optional
+        Taken as far as this fit has the same parameters.
     weigh : callable
         Robust weights (N,) of residuals (m, N).
     near : float
@@ -175,12 +191,15 @@ def fit(
     splines = Splines.over(shape, max(LEAST_SPACING, max(shape) / NODES_ALONG_SIDE)) if local else None
     shift = _started(shape, splines, start)
     raw = _raw_basis(observer.columns, observer.rows, shift)
-    priors = _priors(model, shape, splines, near)
+    priors = priors_of(model, shape, splines, near)
+    likely: dict[float, int] = {}
     freedom = 0.0
     for step in range(iterations):
         seen = observer.see(base, shift)
         linear = _linearise(observer, seen, raw, _parameters(shift), freedom, weigh)
-        answer = max((_solve(linear, prior) for prior in priors), key=lambda a: a.evidence)
+        answers = [solve(linear, prior, likely.get(prior.length)) for prior in priors]
+        likely = {a.prior.length: a.amplitude for a in answers}
+        answer = max(answers, key=lambda a: a.evidence)
         if step >= ROUNDS_OF_LENGTH:
             priors = [p for p in priors if p.length == answer.prior.length]
         change = answer.raw - _parameters(shift)
@@ -191,8 +210,8 @@ def fit(
         if move < SETTLED:
             break
     return Fitted(
-        base, shift, answer.covariance, answer.prior.jacobian, linear.left,
-        answer.amplitude, answer.prior.length, linear.weight, linear.residual,
+        base, shift, answer.covariance, answer.prior.raw(np.eye(len(answer.normal))), linear.left,
+        AMPLITUDES[answer.amplitude] if local else 0.0, answer.prior.length, linear.weight, linear.residual,
     )  # fmt: skip
 
 
@@ -214,83 +233,20 @@ def _raw_basis(columns: Array, rows: Array, like: Displacement) -> sparse.csr_ma
     return sparse.csr_matrix(sparse.hstack([polynomial, like.splines.at(columns, rows)]))
 
 
-def _started(shape: tuple[int, int], splines: Splines | None, start: Displacement | None) -> Displacement:
+def _started(shape: tuple[int, int], splines: Splines | None, start: Move | None) -> Displacement:
     """The start as a displacement of this fit's own parameters."""
-    polynomial = np.zeros((2, MONOMIALS)) if start is None else start.polynomial
     size = 0 if splines is None else splines.size
-    fits = start is not None and start.coefficients is not None and start.coefficients.shape[1] == size
-    coefficients = start.coefficients if start is not None and fits else np.zeros((2, size))
-    return Displacement(shape, polynomial, splines, coefficients)
+    if not isinstance(start, Displacement):
+        return Displacement(shape, np.zeros((2, MONOMIALS)), splines, np.zeros((2, size)))
+    kept = start.coefficients
+    if kept is None or kept.shape[1] != size:
+        kept = np.zeros((2, size))
+    return Displacement(shape, start.polynomial, splines, kept)
 
 
 def _parameters(shift: Displacement) -> Array:
     """(2, MONOMIALS + size)."""
     return np.concatenate([shift.polynomial, shift.coefficients], 1)
-
-
-@dataclass(frozen=True)
-class _Prior:
-    """Free parameters, the local ones last and of unit variance before the amplitude.
-
-    Attributes
-    ----------
-    jacobian : ndarray (2 raw, q)
-    precision : ndarray
-        Of the polynomial's parameters.
-    local : int
-        How many of them belong to the field.
-    length : float
-    """
-
-    jacobian: Array
-    precision: Array
-    local: int
-    length: float
-
-
-def _priors(model: str, shape: tuple[int, int], splines: Splines | None, near: float) -> list[_Prior]:
-    """One for each correlation length that the splines can carry; only one without a field."""
-    moves = POLYNOMIALS[model]
-    size = 0 if splines is None else splines.size
-    half = MONOMIALS + size
-    polynomial = np.zeros((2 * half, len(moves)))
-    for free, entries in enumerate(moves):
-        for entry in entries:
-            axis, monomial = divmod(abs(entry), MONOMIALS)
-            polynomial[axis * half + monomial, free] = -1.0 if entry < 0 else 1.0
-    bends = np.array([abs(entries[0]) % MONOMIALS > 0 for entries in moves])
-    precision = bends / (STRETCH * max(shape) / 2) ** 2
-    if splines is None:
-        return [_Prior(polynomial, precision, 0, 0.0)]
-    lengths = [length for length in LENGTHS if length >= 1.5 * splines.spacing] or [1.5 * splines.spacing]
-    if near:
-        lengths = sorted(lengths, key=lambda length: abs(np.log(length / near)))[:2]
-    out = []
-    for length in lengths:
-        modes = splines.modes(length)
-        q = modes.shape[1]
-        jacobian = np.zeros((2 * half, len(moves) + 2 * q))
-        jacobian[:, : len(moves)] = polynomial
-        jacobian[MONOMIALS:half, len(moves) : len(moves) + q] = modes
-        jacobian[half + MONOMIALS :, len(moves) + q :] = modes
-        out.append(_Prior(jacobian, precision, 2 * q, length))
-    return out
-
-
-@dataclass(frozen=True)
-class _Linear:
-    """The data term about the present mapping, as a quadratic in the raw parameters (axis after axis).
-
-    It is `constant + 2 gradient . p + p . normal p`, in units of the residual's variance; the linear map from
-    HSI to guide is projected out.
-    """
-
-    constant: float
-    gradient: Array
-    normal: Array
-    left: float
-    weight: Array
-    residual: Array
 
 
 def _linearise(
@@ -300,7 +256,7 @@ def _linearise(
     now: Array,
     freedom: float,
     weigh: Weigh,
-) -> _Linear:
+) -> Quadratic:
     plenty = seen.support.sum() > ENOUGH_FOR_EACH * len(observer.design)
     weight, m = seen.support if plenty else seen.weight, len(seen.values)
     if weight.sum() < 2 * len(observer.design):
@@ -328,47 +284,4 @@ def _linearise(
         cross = np.concatenate([raw.T @ ((slopes[a, band] * root)[:, None] * span) for a in (0, 1)])
         normal -= cross @ cross.T
     left = unexplained(seen.values, residual, seen.support)
-    return _Linear(float((rest**2).sum()), gradient, normal, left, weight, residual / sigma[:, None])
-
-
-@dataclass(frozen=True)
-class _Answer:
-    """The best parameters under a prior, and how much the data speak for it."""
-
-    evidence: float
-    raw: Array
-    amplitude: float
-    prior: _Prior
-    factor: tuple[Array, bool]
-    normal: Array
-
-    @property
-    def covariance(self) -> Array:
-        """Of the free parameters."""
-        return np.asarray(cho_solve(self.factor, np.eye(len(self.normal))))
-
-    @property
-    def freedom(self) -> float:
-        """How many parameters the data determine."""
-        return float(np.trace(cho_solve(self.factor, self.normal)))
-
-
-def _solve(linear: _Linear, prior: _Prior) -> _Answer:
-    """Minimise the quadratic plus prior; the amplitude by evidence."""
-    jacobian = prior.jacobian
-    normal, gradient = jacobian.T @ linear.normal @ jacobian, jacobian.T @ linear.gradient
-    normal = (normal + normal.T) / 2
-    fixed = len(gradient) - prior.local
-    floor = 1e-9 * max(normal.trace() / len(normal), 1e-12)
-    answers = []
-    for amplitude in AMPLITUDES if prior.local else (0.0,):
-        precision = np.concatenate([prior.precision, np.zeros(prior.local)]) + floor
-        if prior.local:
-            precision[fixed:] = amplitude**-2
-        factor = cho_factor(normal + np.diag(precision + floor), lower=True)
-        free = -cho_solve(factor, gradient)
-        misfit = linear.constant + 2 * gradient @ free + free @ normal @ free + free @ (precision * free)
-        logs = np.log(factor[0].diagonal()).sum() - 0.5 * np.log(precision[fixed:]).sum()
-        raw = (jacobian @ free).reshape(2, -1)
-        answers.append(_Answer(float(-0.5 * misfit - logs), raw, amplitude, prior, factor, normal))
-    return max(answers, key=lambda a: a.evidence)
+    return Quadratic(float((rest**2).sum()), gradient, normal, left, weight, residual / sigma[:, None])

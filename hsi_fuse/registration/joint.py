@@ -15,10 +15,11 @@ from hsi_fuse.align import resample
 from hsi_fuse.raster import Raster
 from hsi_fuse.registration.confidence import confidence_map, rejected
 from hsi_fuse.registration.evidence import Evidence
-from hsi_fuse.registration.fit import Displacement, Fitted, fit
+from hsi_fuse.registration.fit import Displacement, Mapped, Move, fit
+from hsi_fuse.registration.patchwork import fit_fields
 from hsi_fuse.registration.register import RegisterOptions, locate
 from hsi_fuse.registration.response import Response, fit_responses, linearised
-from hsi_fuse.registration.ties import Prediction, checkerboard, number_of_blocks, predicted, tie_points
+from hsi_fuse.registration.ties import Prediction, checkerboard, predicted, tie_points
 from hsi_fuse.registration.warp import Array, Observer, Pair, on_lattice
 from hsi_fuse.sensors.sense import Sensed, Sensing, sense
 from hsi_fuse.subspace import estimate_noise, fill_nearest, fit_subspace
@@ -28,6 +29,7 @@ PIXELS_PER_DIMENSION, HALF_PIXELS_PER_DIMENSION = 16, 4
 """Of the HSI while the mapping is sought, and of those of its halves that lie under the guide."""
 TURNS = 3
 CURVE_ROUNDS = 4
+HALF_ITERATIONS = 6
 SETTLED_HSI_PX = 0.02
 HOPELESS = 0.5
 """Nats for each pixel and band; a place that is right and clear says four times as much."""
@@ -50,7 +52,7 @@ class Registered:
         HSI pixel -> guide pixel, corner-based.
     bend : ndarray (2, p, q) or None
         Added after it, guide pixels, on a lattice from corner to corner of the HSI.
-    fitted : Fitted
+    fitted : Mapped
         The same mapping with its covariance.
     sensed : Sensed
     guide : ndarray (m, H, W), guide_weight : ndarray (H, W)
@@ -69,7 +71,7 @@ class Registered:
 
     hsi_to_guide: Affine
     bend: NDArray[np.float32] | None
-    fitted: Fitted
+    fitted: Mapped
     sensed: Sensed
     guide: NDArray[np.float32]
     guide_weight: NDArray[np.float32]
@@ -126,7 +128,7 @@ def register_pair(
     still = Displacement.none(pair.shape)
     responses = [Response(0.0, 1.0)] * len(native)
     state = _State(pair, base, still, responses, values.cpu().numpy(), weight)
-    fitted: Fitted | None = None
+    fitted: Mapped | None = None
     hopeless = False
     for turn in range(TURNS):
         on_turn(turn, TURNS)
@@ -203,7 +205,7 @@ class _State:
 
     raw: Pair
     base: Affine
-    shift: Displacement
+    shift: Move
     responses: Sequence[Response]
     spectra: NDArray[np.float32]
     weight: Tensor
@@ -219,7 +221,7 @@ class _State:
         """The same with all of its pixels."""
         return replace(self.pair, low_weight=self.weight)
 
-    def without_changes(self, fitted: Fitted, psf: Tensor, ratio: int) -> _State:
+    def without_changes(self, fitted: Mapped, psf: Tensor, ratio: int) -> _State:
         """Without the areas that show something else under a mapping: robust weights spare a cloud's rim."""
         other = rejected(confidence_map(Observer(self.whole, psf, ratio, thin=False), fitted))
         if other.mean() > MOST_CHANGED:
@@ -227,14 +229,12 @@ class _State:
         keep = torch.from_numpy(np.logical_not(other)).to(self.weight)
         return replace(self, raw=replace(self.raw, low_weight=self.weight * keep))
 
-    def fitted(self, psf: Tensor, ratio: int, options: RegisterOptions, local: bool) -> tuple[_State, Fitted]:
+    def fitted(self, psf: Tensor, ratio: int, options: RegisterOptions, local: bool) -> tuple[_State, Mapped]:
         """Mapping and responses in turn, until the responses stay what they are."""
         state, observer = self, Observer(self.raw, psf, ratio)
         for _ in range(CURVE_ROUNDS):
             looked = Observer(state.pair, psf, ratio)
-            found = fit(
-                looked, state.base, options.model, local, options.iterations, state.shift, near=state.length
-            )
+            found = _fit(looked, state, options.model, local, options.iterations)
             responses = fit_responses(self.raw, found.base, found.shift, observer, self.spectra)
             same = all(map(Response.close_to, responses, state.responses))
             state = replace(state, shift=found.shift, length=found.length, responses=responses)
@@ -243,13 +243,19 @@ class _State:
         return state, found
 
 
+def _fit(observer: Observer, state: _State, model: str, local: bool, iterations: int) -> Mapped:
+    if local:
+        return fit_fields(observer, state.base, model, iterations, state.shift, state.length)
+    return fit(observer, state.base, model, iterations=iterations, start=state.shift)
+
+
 def _simplified(pair: Pair) -> Pair:
     """The pair with as few coefficients as its pixels can tell apart while the mapping is still wrong."""
     few = max(int((pair.low_weight > 0).sum()) // PIXELS_PER_DIMENSION, 4)
     return replace(pair, low=pair.low[:few])
 
 
-def _deviation(observer: Observer, fitted: Fitted, options: RegisterOptions) -> float:
+def _deviation(observer: Observer, fitted: Mapped, options: RegisterOptions) -> float:
     """RMS standard error of the places under the guide, HSI pixels."""
     if options.model == "none":
         return float("nan")
@@ -265,7 +271,7 @@ def _lattice(shape: tuple[int, int]) -> tuple[Array, Array]:
     return columns, rows
 
 
-def _largest_move(a: Fitted, b: Fitted) -> float:
+def _largest_move(a: Mapped, b: Mapped) -> float:
     """Between two mappings with one base, HSI pixels (the 95th percentile of the lattice)."""
     columns, rows = _lattice(a.shift.shape)
     if a.base != b.base:
@@ -273,7 +279,7 @@ def _largest_move(a: Fitted, b: Fitted) -> float:
     return float(np.percentile(np.hypot(*(a.shift(columns, rows) - b.shift(columns, rows))), 95))
 
 
-def _whole(fitted: Fitted, bend: NDArray[np.float32] | None) -> tuple[Affine, NDArray[np.float32] | None]:
+def _whole(fitted: Mapped, bend: NDArray[np.float32] | None) -> tuple[Affine, NDArray[np.float32] | None]:
     """The mapping as an affine and a displacement on a lattice, guide pixels."""
     mapping = fitted.base * fitted.shift.affine
     columns, rows = _lattice(fitted.shift.shape)
@@ -299,19 +305,19 @@ class _Half:
         The others.
     pair : Pair
         With no more coefficients than either colour's pixels can tell apart.
-    fitted : Fitted
+    fitted : Mapped
     prediction : Prediction
         Of them.
     """
 
     unseen: Tensor
     pair: Pair
-    fitted: Fitted
+    fitted: Mapped
     prediction: Prediction
 
 
 def _halves(
-    state: _State, psf: Tensor, ratio: int, options: RegisterOptions, fitted: Fitted | None = None
+    state: _State, psf: Tensor, ratio: int, options: RegisterOptions, fitted: Mapped | None = None
 ) -> list[_Half]:
     """Mappings of either colour; the one given instead where the options allow none but the start."""
     out, colour = [], checkerboard(state.raw.shape, state.raw.low.device)
@@ -324,7 +330,7 @@ def _halves(
         others = Observer(pair, psf, ratio, ~unseen)
         found = fitted
         if found is None or options.model != "none":
-            found = fit(others, state.base, options.model, options.local, 6, state.shift, near=state.length)
+            found = _fit(others, state, options.model, options.local, HALF_ITERATIONS)
         told = predicted(others, Observer(pair, psf, ratio, unseen), found)
         out.append(_Half(unseen, pair, found, told))
     return out
@@ -344,26 +350,26 @@ def _worse(bent: list[_Half], plain: list[_Half]) -> bool:
 
 
 def _held_out(
-    state: _State, fitted: Fitted, psf: Tensor, ratio: int, options: RegisterOptions
+    state: _State, fitted: Mapped, psf: Tensor, ratio: int, options: RegisterOptions
 ) -> tuple[Array, Array, Evidence]:
     """What pixels that took no part say: tie points of the start and of the fit, evidence for the latter."""
-    before, after, halves = [], [], _halves(state, psf, ratio, options, fitted)
+    before, after, shares, halves = [], [], [], _halves(state, psf, ratio, options, fitted)
     for half in halves:
-        ties = tie_points(half.pair, half.fitted, psf, ratio, half.unseen, options.tie_block_hsi_px)
+        ties, share = tie_points(half.pair, half.fitted, psf, ratio, half.unseen, options.tie_block_hsi_px)
         after.append(ties)
+        shares.append(share)
         before.append(_seen_from(state.raw.start, half.fitted, ties))
-    found = np.concatenate(after)
     told = [half.prediction for half in halves]
     evidence = Evidence(
         float(np.prod([p.left for p in told]) ** 0.5),
         float(np.mean([p.information for p in told])),
-        len(found) / (2 * number_of_blocks(state.raw.shape, options.tie_block_hsi_px)),
+        float(np.mean(shares)),
         _deviation(Observer(state.whole, psf, ratio), fitted, options),
     )
-    return np.concatenate(before), found, evidence
+    return np.concatenate(before), np.concatenate(after), evidence
 
 
-def _seen_from(start: Affine, fitted: Fitted, ties: Array) -> Array:
+def _seen_from(start: Affine, fitted: Mapped, ties: Array) -> Array:
     """Tie points of a mapping as those of the start: the shift that the start would have needed."""
     places = ties[:, :2].T
     moves = [fitted.shift(places[0, i : i + 1], places[1, i : i + 1])[:, 0, 0] for i in range(len(ties))]

@@ -14,7 +14,8 @@ from affine import Affine
 from hsi_fuse.errors import AlignmentError
 from hsi_fuse.physics import gaussian_psf
 from hsi_fuse.registration.evidence import Evidence
-from hsi_fuse.registration.fit import POLYNOMIALS, Fitted, fit
+from hsi_fuse.registration.fit import Fitted, fit
+from hsi_fuse.registration.prior import POLYNOMIALS
 from hsi_fuse.registration.robust import information, robust_regression, student
 from hsi_fuse.registration.search import Range, search
 from hsi_fuse.registration.warp import Observer, Pair
@@ -31,7 +32,7 @@ BLURS = (2.0, 1.0)
 """FWHM of the blur, (pooled) HSI pixels: while the mapping may be a pixel off, and then.
 
 At the wider blur a wrong place can explain as much as the right one; at the narrower it cannot."""
-MODELS = (*POLYNOMIALS, "none")
+MODELS = tuple(POLYNOMIALS)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from scipy.optimize import minimize_scalar, nnls
 from torch import Tensor
 
 from hsi_fuse.errors import AlignmentError
-from hsi_fuse.registration.fit import Displacement
+from hsi_fuse.registration.fit import Move
 from hsi_fuse.registration.robust import robust_regression
 from hsi_fuse.registration.warp import Array, Observer, Pair
 
@@ -85,7 +85,7 @@ class Response:
 
 
 def fit_responses(
-    pair: Pair, base: Affine, shift: Displacement | None, observer: Observer, spectra: NDArray[np.float32]
+    pair: Pair, base: Affine, shift: Move | None, observer: Observer, spectra: NDArray[np.float32]
 ) -> Sequence[Response]:
     """One response for each guide band.
 
@@ -100,15 +100,15 @@ def fit_responses(
         The HSI.
     """
     there = spectra[:, observer.rows.astype(int), observer.columns.astype(int)].astype(np.float64)
-    strips = observer.warped(base, shift)
-    support = (observer.blurred([strip[-1:] for strip in strips])[0] > 0.98).astype(np.float64)
+    tiles = observer.warped(base, shift)
+    support = (observer.blurred([tile[-1:] for tile in tiles])[0] > 0.98).astype(np.float64)
     if support.sum() < 2 * len(observer.design):
         raise AlignmentError("the mapping slid off the reference")
     valid = (pair.guide_weight > 0).cpu().numpy()
     bands = []
     for index, native in enumerate(pair.guide.cpu().numpy()):
         low, high = (float(q) for q in np.quantile(native[valid], RANGE))
-        bands.append(_Band([s[index] for s in strips], (low, high), observer, support, there))
+        bands.append(_Band([tile[index] for tile in tiles], (low, high), observer, support, there))
     straight = np.array([band.left(band.line) for band in bands])
     if straight.max() < WELL_EXPLAINED:
         return [band.response(band.line) for band in bands]
@@ -151,17 +151,17 @@ class _Band:
 
     def __init__(
         self,
-        strips: list[Tensor],
+        tiles: list[Tensor],
         limits: tuple[float, float],
         observer: Observer,
         support: Array,
         spectra: Array,
     ) -> None:
-        """`strips`: the warped band, (rows, columns) each; `spectra` (n, N)."""
+        """`tiles`: the warped band, (rows, columns) each; `spectra` (n, N)."""
         self.low, high = limits
         self.span = max(high - self.low, 1e-30)
         self.design, self.support = observer.design, support
-        hats = [_hats((s - self.low) / self.span) for s in strips]
+        hats = [_hats((s - self.low) / self.span) for s in tiles]
         self.hats = observer.blurred(hats)  # what the HSI sees of each, (KNOTS, N)
         self.knots = np.linspace(0, 1, KNOTS)
         self.weight = support

@@ -101,7 +101,7 @@ def search(pair: Pair, within: Range, most: int) -> list[Candidate]:
         blurred = _blurred(coarse, magnification)
         for degrees in _angles(coarse, within):
             turned = _about_centre(coarse, degrees, magnification)
-            found += _best_shifts(images, blurred, turned, reach, within.least_overlap, most)
+            found += _best_shifts(images, coarse.grain, blurred, turned, reach, within.least_overlap, most)
     if not found:
         raise AlignmentError(
             "the reference does not overlap the HSI within the range searched"
@@ -143,7 +143,7 @@ def _about_centre(pair: Pair, degrees: float, magnification: float) -> Affine:
 
 def _blurred(pair: Pair, magnification: float) -> tuple[Tensor, Tensor]:
     """The guide at the HSI's resolution, and where (nearly) the whole blur lies on valid pixels."""
-    across, down = step_lengths(pair.start)
+    across, down = step_lengths(Affine.scale(1 / pair.grain) * pair.start)
     sigma = (FWHM_PX / 2.3548 * magnification * across, FWHM_PX / 2.3548 * magnification * down)
     weight = torch.nn.functional.pad(pair.guide_weight[None], [1, 1, 1, 1])
     support = gaussian_blur(weight, sigma)[0, 1:-1, 1:-1]
@@ -176,18 +176,19 @@ class _HsiSide:
 
 def _best_shifts(
     hsi: _HsiSide,
+    grain: int,
     blurred: tuple[Tensor, Tensor],
     turned: Affine,
     reach: int | None,
     least_overlap: float,
     most: int,
 ) -> list[Candidate]:
-    """The best shifts of one rotation and scale."""
+    """The best shifts of one rotation and scale; the mapping goes to guide pixels `grain` times smaller."""
     height, width = hsi.shape
     guide, support = blurred
-    (left, right), (top, bottom) = _reach(turned, guide, hsi.shape, reach)
+    (left, right), (top, bottom) = _reach(Affine.scale(1 / grain) * turned, guide, hsi.shape, reach)
     columns, rows = np.arange(left, right + width) + 0.5, np.arange(top, bottom + height) + 0.5
-    x, y = apply(turned, *np.meshgrid(columns, rows))
+    x, y = apply(Affine.scale(1 / grain) * turned, *np.meshgrid(columns, rows))
     u, v = torch.from_numpy(x), torch.from_numpy(y)
     tall, wide = support.shape
     inside = (u > 0) & (u < wide) & (v > 0) & (v < tall)

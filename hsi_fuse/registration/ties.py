@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hsi_fuse.registration.fit import Fitted
+from hsi_fuse.registration.fit import Mapped
 from hsi_fuse.registration.robust import information, robust_regression, unexplained
 from hsi_fuse.registration.warp import Array, Observer, Pair
 
@@ -31,13 +31,9 @@ def block_side(shape: tuple[int, int], wanted: int) -> int:
     return max(min(wanted, min(shape) // 4), 5)
 
 
-def number_of_blocks(shape: tuple[int, int], wanted: int) -> int:
-    """How many blocks an image of (h, w) pixels has."""
-    side = block_side(shape, wanted)
-    return -(-shape[0] // side) * -(-shape[1] // side)
-
-
-def tie_points(pair: Pair, fitted: Fitted, psf: Tensor, ratio: int, keep: Tensor, block_hsi_px: int) -> Array:
+def tie_points(
+    pair: Pair, fitted: Mapped, psf: Tensor, ratio: int, keep: Tensor, block_hsi_px: int
+) -> tuple[Array, float]:
     """Each block's own residual shift: (p, 4) of column, row, shift in columns and in rows; HSI pixels.
 
     The linear map from HSI to guide is the whole scene's: a block only finds its shift, by Gauss-Newton.
@@ -47,6 +43,12 @@ def tie_points(pair: Pair, fitted: Fitted, psf: Tensor, ratio: int, keep: Tensor
     ----------
     keep : Tensor (h, w), bool
         The pixels used here, which the fit did not see.
+
+    Returns
+    -------
+    ties : ndarray (p, 4)
+    share : float
+        Of the blocks looked at.
     """
     observer = Observer(pair, psf, ratio, keep)
     side = block_side(pair.shape, block_hsi_px)
@@ -69,7 +71,7 @@ def tie_points(pair: Pair, fitted: Fitted, psf: Tensor, ratio: int, keep: Tensor
     for _ in range(STEPS):
         seen = observer.see(fitted.base, moved)
         if seen.support.sum() < 2 * len(observer.design):
-            return np.zeros((0, 4))
+            return np.zeros((0, 4)), 0.0
         weight, residual, _ = robust_regression(seen.values, observer.design, seen.support)
         sigma = np.maximum(np.sqrt((residual**2 * weight).sum(1) / max(weight.sum(), 1)), 1e-12)
         rest, slopes = residual / sigma[:, None], seen.slopes / sigma[:, None]
@@ -98,7 +100,7 @@ def tie_points(pair: Pair, fitted: Fitted, psf: Tensor, ratio: int, keep: Tensor
         total(where) / np.maximum(total(np.ones(len(index))), 1)
         for where in (observer.columns, observer.rows)
     ]
-    return np.stack([*places, *shifts.T], 1)[good]
+    return np.stack([*places, *shifts.T], 1)[good], float(good.sum()) / len(np.unique(index))
 
 
 @dataclass(frozen=True)
@@ -120,14 +122,14 @@ class Prediction:
     errors: Array
 
 
-def predicted(learn: Observer, test: Observer, fitted: Fitted) -> Prediction:
+def predicted(learn: Observer, test: Observer, fitted: Mapped) -> Prediction:
     """Predict pixels from others.
 
     Parameters
     ----------
     learn, test : Observer
         Of the pixels the linear map is fitted on and of those it is tried on.
-    fitted : Fitted
+    fitted : Mapped
         The mapping.
     """
     errors = np.full(test.pair.shape, np.nan)

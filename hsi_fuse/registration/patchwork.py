@@ -1,0 +1,173 @@
+"""The local field of a large image: one for each of many overlapping patches, each from its own pixels.
+
+A field's unknowns depend on each other over its correlation length, no further. Patches cost time in
+proportion to the image and follow short displacements anywhere in it. Each has an amplitude, a correlation
+length and a linear map from HSI to guide of its own: what haze does to a part of the scene bends nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from affine import Affine
+from scipy.ndimage import map_coordinates
+
+from hsi_fuse.errors import AlignmentError
+from hsi_fuse.registration.fit import Displacement, Fitted, Mapped, Move, fit
+from hsi_fuse.registration.prior import AMPLITUDES
+from hsi_fuse.registration.tiles import Tile, spread
+from hsi_fuse.registration.warp import Array, Observer
+
+LARGEST = 160
+"""Sides of an image that is one patch, HSI pixels."""
+SIDE, OVERLAP = 128, 24
+"""Of the patches of a larger one."""
+FIGURES = "left", "amplitude", "length"
+LATTICE = 9
+"""Places along each axis of a patch at which its standard error is kept."""
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A part of the image and its displacement.
+
+    Attributes
+    ----------
+    tile : Tile
+    shift : Displacement
+        Of the patch's own coordinates.
+    deviation : ndarray (LATTICE, LATTICE)
+        Its standard error from corner to corner, HSI pixels.
+    """
+
+    tile: Tile
+    shift: Displacement
+    deviation: Array
+
+
+@dataclass(frozen=True)
+class Patchwork:
+    """A displacement of HSI coordinates made of patches, each giving way to the next over their overlap.
+
+    Attributes
+    ----------
+    shape : (h, w)
+    patches : tuple of Patch
+    """
+
+    shape: tuple[int, int]
+    patches: tuple[Patch, ...]
+
+    @property
+    def affine(self) -> Affine:
+        """None of it: the patches carry only what the base does not."""
+        return Affine.identity()
+
+    def __call__(self, columns: Array, rows: Array) -> Array:
+        """On the crossings of columns (W,) and rows (H,): (2, H, W)."""
+        out, total = np.zeros((2, len(rows), len(columns))), np.zeros((len(rows), len(columns)))
+        for patch in self.patches:
+            down, across = (
+                _weight(where, part, side)
+                for where, part, side in zip((rows, columns), patch.tile, self.shape, strict=True)
+            )
+            i, j = np.flatnonzero(down), np.flatnonzero(across)
+            if len(i) and len(j):
+                weight = down[i, None] * across[j]
+                at = columns[j] - patch.tile[1].start, rows[i] - patch.tile[0].start
+                out[:, i[:, None], j] += weight * patch.shift(*at)
+                total[i[:, None], j] += weight
+        return out / total
+
+    def deviation(self, columns: Array, rows: Array) -> Array:
+        """Standard error of the place at scattered places (N,), HSI pixels; the worst patch's."""
+        out = np.zeros(len(columns))
+        for patch in self.patches:
+            x, y = columns - patch.tile[1].start, rows - patch.tile[0].start
+            height, width = patch.shift.shape
+            inside = (x >= 0) & (x <= width) & (y >= 0) & (y <= height)
+            at = (LATTICE - 1) * np.stack([y[inside] / height, x[inside] / width])
+            out[inside] = np.maximum(out[inside], map_coordinates(patch.deviation, at, order=1))
+        return out
+
+
+@dataclass(frozen=True)
+class Patched:
+    """A mapping `base(place + shift(place))` of a large image and what is known of it.
+
+    Attributes
+    ----------
+    base : Affine
+    shift : Patchwork
+    left, amplitude, length : float
+        As of `Fitted`, the median patch's.
+    """
+
+    base: Affine
+    shift: Patchwork
+    left: float
+    amplitude: float
+    length: float
+
+    def deviation(self, columns: Array, rows: Array) -> Array:
+        """Standard error of the place at scattered places (N,), HSI pixels."""
+        return self.shift.deviation(columns, rows)
+
+
+def fit_fields(
+    observer: Observer,
+    base: Affine,
+    model: str,
+    iterations: int,
+    start: Move | None = None,
+    near: float = 0.0,
+) -> Mapped:
+    """`fit` with a local field: of the image as a whole where it is small, else patch by patch.
+
+    In patches the base stays what it is, whatever the model.
+
+    Raises
+    ------
+    AlignmentError
+        No patch lies on the guide.
+    """
+    shape = observer.pair.shape
+    if max(shape) <= LARGEST:
+        return fit(observer, base, model, True, iterations, start, near=near)
+    rows, columns = (spread(side, SIDE, OVERLAP) for side in shape)
+    before = {_corner(p.tile): p.shift for p in start.patches} if isinstance(start, Patchwork) else {}
+    patches, fits = [], []
+    for tile in product(rows, columns):
+        part = observer.part(tile)
+        there = base * Affine.translation(tile[1].start, tile[0].start)
+        try:
+            found = fit(part, there, "none", True, iterations, before.get(_corner(tile)), near=near)
+        except AlignmentError:
+            unknown = np.full((LATTICE, LATTICE), np.sqrt(2) * AMPLITUDES[-1])
+            patches.append(Patch(tile, Displacement.none(part.pair.shape), unknown))
+            continue
+        fits.append(found)
+        patches.append(Patch(tile, found.shift, _deviations(found)))
+    if not fits:
+        raise AlignmentError("the mapping slid off the reference")
+    left, amplitude, length = (float(np.median([getattr(f, n) for f in fits])) for n in FIGURES)
+    return Patched(base, Patchwork(shape, tuple(patches)), left, amplitude, length)
+
+
+def _corner(tile: Tile) -> tuple[int, int]:
+    return tile[0].start, tile[1].start
+
+
+def _deviations(found: Fitted) -> Array:
+    rows, columns = (np.linspace(0, side, LATTICE) for side in found.shift.shape)
+    x, y = np.meshgrid(columns, rows)
+    return found.deviation(x.ravel(), y.ravel()).reshape(x.shape)
+
+
+def _weight(where: Array, part: slice, side: int) -> Array:
+    """How much a patch says along one axis: less over the overlap, but nothing less at the image's ends."""
+    ahead = where - part.start if part.start > 0 else np.full(len(where), np.inf)
+    behind = part.stop - where if part.stop < side else np.full(len(where), np.inf)
+    return np.clip(np.minimum(ahead, behind) / OVERLAP, 0, 1)
