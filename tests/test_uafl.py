@@ -73,6 +73,22 @@ def test_a_guide_that_fits_passes_through_or_loses_nothing_when_it_is_looked_at(
     assert quality(result.estimate, pair) > quality(start, pair) - 0.05
 
 
+def test_training_ends_a_third_of_the_way_where_hidden_pixels_are_predicted_worse(pair, monkeypatch):
+    """The flow is turned round: worse than none where the network has learned anything."""
+    problem = displaced(problem_of(pair), 2.0)
+    start = started(problem)
+
+    def turned(problem, flow):
+        return realigned(problem, -4 * flow)
+
+    monkeypatch.setattr("hsi_fuse.refinement.trial.realigned", turned)
+    result = Uafl(**SMALL)(problem, start, silent)
+    assert result.estimate is start
+    assert result.verdict["flow_gain_db"] < 0
+    assert result.verdict["steps"] == result.history[-1]["step"] == 12  # of 40, looked at every 6
+    assert "worse than none" in result.verdict["reason"]
+
+
 def test_too_few_pixels_to_judge_by_pass_through(pair):
     weight = torch.zeros(96, 112)
     weight[:24, :24] = 1
