@@ -170,6 +170,20 @@ def test_one_block_does_not_open_the_gate():
     assert not Comparison.on(blocks, before, after).wins
 
 
+def test_a_gain_that_chance_might_have_made_is_decided_by_more_blocks():
+    draw = torch.Generator().manual_seed(3)
+    blocks, before = torch.arange(1, 50).reshape(7, 7), torch.ones(7, 7)
+    noisy = Comparison.on(blocks, before, 0.5 + 3 * (torch.rand(7, 7, generator=draw) < 0.12))
+    assert noisy.gain_db < 0.5
+    assert not noisy.undecided
+    better = before.clone()
+    before[0, :2], better[0, :2] = 100.0, torch.tensor([1.0, 90.0])
+    one = Comparison.on(blocks, before, better + 0.1)
+    assert one.undecided
+    assert one.joined(Comparison.on(blocks, torch.ones(7, 7), torch.full((7, 7), 0.5))).wins
+    assert not one.joined(Comparison.on(blocks, torch.ones(7, 7), torch.full((7, 7), 1.5))).wins
+
+
 def test_hidden_blocks_lie_among_usable_pixels():
     usable = torch.ones(21, 34, dtype=torch.bool)
     usable[:, :10] = False

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hsi_fuse.errors import HsiFuseWarning, SolveError
 from hsi_fuse.nets.abundance import Mixed
@@ -53,10 +53,12 @@ class Refining(MapOptions, ABC):
     Two gates. The flow is kept where a MAP with the guide fetched along it predicts HSI pixels that were
     hidden from training and solver clearly better than with the guide as it lies: misregistration shrinks on
     the degraded pair and must be judged at full scale. A third of the way they are asked whether it is worse
-    than none: then training ends there. Once it is kept, the network learns on from them too. The residual
-    is kept where it clearly wins on held-out blocks of the degraded pair; on scenes too small for one there
-    is none. Without either the start passes through unchanged. A stage may repair the guide
-    that the flow has fetched; that too is kept only where it predicts the hidden pixels clearly better.
+    than none: then training ends there. Where they predict a gain that chance might have made, as many
+    others are hidden from another network, and all of them decide. Once it is kept, the network learns on
+    from them too. The residual is kept where it clearly wins on held-out blocks of the degraded pair; on
+    scenes too small for one there is none. Without either the start passes through unchanged. A stage may
+    repair the guide that the flow has fetched; that too is kept only where it predicts the hidden pixels
+    clearly better.
 
     Attributes
     ----------
@@ -179,7 +181,10 @@ class Refining(MapOptions, ABC):
         tried = Trial.of(scene, hiding, blocks, self, crop_px)
         network, trained, found = self._learn(lesson, scene.drop.shape[1], problem.seed, tried, on_step)
         steps, judged = int(trained.history[-1]["step"]), found.judged
-        verdict |= {"steps": steps, "held_out_error": trained.best_score, **judged.figures("flow")}
+        verdict |= {"steps": steps, "held_out_error": trained.best_score}
+        if judged.undecided:
+            judged = judged.joined(self._elsewhere(scene, problem, usable & (blocks == 0), crop_px, draw))
+        verdict |= judged.figures("flow")
         if steps < self.steps and judged.gain_db < 0:
             reason = "a third of the way its flow was worse than none where it was not trained"
             return replace(_passed(start, {**verdict, "reason": reason}), history=trained.history)
@@ -208,6 +213,16 @@ class Refining(MapOptions, ABC):
             estimate = replace(estimate, spread=warp(start.spread[None], flow[None])[0])
         verdict |= {"kept": True, "flow_rms_px": float((flow**2).sum(0).mean().sqrt())}
         return StageResult(estimate, verdict, trained.history, flow=flow)
+
+    def _elsewhere(
+        self, scene: Scene, problem: Problem, usable: Tensor, crop_px: int, draw: torch.Generator
+    ) -> Comparison:
+        """As many other pixels (h, w), hidden from another network: what they say of its flow."""
+        blocks = hidden_blocks(usable, self.hidden / (1 - self.hidden), BLOCK_PX, draw)
+        hiding = without(problem, blocks > 0)
+        lesson = self._lesson(scene, hiding, crop_px, self.held_out, draw)
+        trial = Trial.of(scene, hiding, blocks, self, crop_px)
+        return self._learn(lesson, scene.drop.shape[1], problem.seed, trial, silent)[2].judged
 
     def _lesson(
         self, scene: Scene, problem: Problem, crop_px: int, held_out: float, draw: torch.Generator
