@@ -25,6 +25,7 @@ from benchmarks.runs import problem_of
 from benchmarks.scenes import NAMES, load
 from hsi_fuse.errors import HsiFuseError
 from hsi_fuse.grid import Grid
+from hsi_fuse.physics import gaussian_psf
 from hsi_fuse.preset import Preset, load_preset
 from hsi_fuse.problem import Estimate, Problem, silent
 from hsi_fuse.quality.metrics import psnr, sam_deg
@@ -61,6 +62,11 @@ ABLATION: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 """By stage: what is switched off. That of `uafl` is its paper's table."""
+X16 = {
+    name: replace(PROTOCOLS[name.replace("x16", "x8")], name=name, ratio=16, psf=gaussian_psf(16, 16.0))
+    for name in ("x16-rgb", "x16-rgb-mild", "x16-rgb-parallax")
+}
+"""As at x8, for the largest scenes."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,7 @@ def observed(scene: str, name: str, seed: int, crop_px: int) -> ObservedPair:
     truth, wavelengths_nm = load(scene)
     spans = [slice((size - crop_px) // 2 if size > crop_px else 0, None) for size in truth.shape[1:]]
     part = truth[:, *spans][:, :crop_px, :crop_px].contiguous()
-    return observe(part, wavelengths_nm, protocol_for(wavelengths_nm, name), seed)
+    return observe(part, wavelengths_nm, X16.get(name) or protocol_for(wavelengths_nm, name), seed)
 
 
 def registered(pair: ObservedPair, seed: int, preset: Preset) -> Problem:
@@ -130,7 +136,7 @@ def scores(
 ) -> Iterator[Score]:
     """Every variant on one pair."""
     pair = observed(scene, protocol, seed, crop_px)
-    if PROTOCOLS[protocol].misregistration is None:
+    if (X16 | PROTOCOLS)[protocol].misregistration is None:
         problem = problem_of(pair, "blind", seed, preset)
     else:
         problem = registered(pair, seed, preset)
@@ -195,7 +201,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--crop", type=int, default=512, metavar="PX", help="fine pixels a side, at most")
     parser.add_argument("-o", "--output", help="CSV file, one line for each run")
     options = parser.parse_args(arguments)
-    for given, valid in ((options.scenes, NAMES), (options.protocols, PROTOCOLS)):
+    for given, valid in ((options.scenes, NAMES), (options.protocols, PROTOCOLS | X16)):
         if unknown := set(given) - set(valid):
             parser.error(f"unknown: {', '.join(sorted(unknown))}; choose from {', '.join(valid)}")
     variants: dict[str, Refining] = {}

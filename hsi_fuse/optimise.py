@@ -23,8 +23,9 @@ class Schedule:
         Most steps.
     check_every : int
         Steps between two looks at the held-out score.
-    patience : int
-        Checks without a better score after which training stops.
+    patience : int or None
+        Checks without a better score after which training stops. None: it does not, and its last state is
+        kept: for scores of so few pixels that they choose worse than a rate that has fallen to nothing.
     warm_up : float
         Fraction of the steps in which the learning rate rises; it falls along a cosine for the rest.
     flat : float, optional
@@ -33,7 +34,7 @@ class Schedule:
 
     steps: int
     check_every: int = 100
-    patience: int = 6
+    patience: int | None = 6
     warm_up: float = 0.1
     flat: float | None = None
 
@@ -83,8 +84,9 @@ def train(
     what: str,
     project: Callable[[], None] = lambda: None,
     draws: Sequence[Draw] | None = None,
+    hopeless: Callable[[int], bool] = lambda step: False,
 ) -> Trained:
-    """Minimise `loss` by Adam and leave `network` at its best held-out score.
+    """Minimise `loss` by Adam and leave `network` at its best held-out score (or its last, see `Schedule`).
 
     Parameters
     ----------
@@ -105,6 +107,8 @@ def train(
         All that changes with `loss` beside the network: what it draws from. With them a training that was
         interrupted goes on from its checkpoint (`checkpoints.keeping`) as if it had not been. None: there is
         more that changes, and it starts anew.
+    hopeless : callable
+        Asked at every check, with the step: whether training is to end there.
 
     Raises
     ------
@@ -131,6 +135,7 @@ def train(
         if at.step % schedule.check_every == 0 or at.step == schedule.steps:
             at = _checked(at, network, float(value.detach()), score(), schedule)
             on_step(what, at.step, schedule.steps, at.history[-1]["held_out"])
+            at = replace(at, finished=at.finished or hopeless(at.step))
         if place and place.due:
             _keep(place, at, network, optimiser, scheduler, draws)
     if not at.best:
@@ -147,9 +152,10 @@ def _checked(at: _Reached, network: nn.Module, loss: float, held_out: float, sch
     """After a look at the held-out score."""
     entry: dict[str, float] = {"step": at.step, "loss": loss, "held_out": held_out}
     at = replace(at, history=(*at.history, entry))
-    if held_out < at.best_score:
+    if schedule.patience is None or held_out < at.best_score:
         best = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
         return replace(at, best_score=held_out, best_step=at.step, best=best)
+    assert schedule.patience is not None
     return replace(at, finished=at.step - at.best_step >= schedule.patience * schedule.check_every)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from hsi_fuse.optimise import Schedule, train
+from hsi_fuse.optimise import Schedule, Trained, train
 from hsi_fuse.problem import silent
 
 
@@ -60,3 +60,33 @@ def test_parameters_are_brought_back_after_each_step():
     assert len(seen) == 20
     assert max(seen) > 1
     assert float(layer.weight.detach()) == 1
+
+
+def learn(schedule: Schedule, scores: list[float], **how: object) -> tuple[float, Trained]:
+    """A weight that grows by one each step; its value at the end."""
+    layer = nn.Linear(1, 1, bias=False)
+    layer.weight.data.zero_()
+
+    def grow() -> None:
+        layer.weight.data.fill_(round(float(layer.weight.detach())) + 1.0)
+
+    left = iter(scores)
+    groups: list[dict[str, object]] = [{"params": [layer.weight], "lr": 1e-4}]
+    loss, score = (lambda: layer.weight.sum()), (lambda: next(left))
+    trained = train(layer, groups, loss, score, schedule, silent, "test", grow, **how)
+    return float(layer.weight.detach()), trained
+
+
+def test_patience_ends_training_and_the_best_state_is_put_back():
+    at, trained = learn(Schedule(50, 5, patience=2), [3.0, 1.0, 2.0, 2.0])
+    assert (at, trained.best_step, len(trained.history)) == (10, 10, 4)
+
+
+def test_without_patience_it_goes_to_the_end_and_the_last_state_stays():
+    at, trained = learn(Schedule(20, 5, patience=None), [3.0, 1.0, 2.0, 2.5])
+    assert (at, trained.best_step, trained.best_score) == (20, 20, 2.5)
+
+
+def test_a_training_without_hope_ends_where_it_is_said():
+    at, trained = learn(Schedule(20, 5, patience=None), [3.0, 2.0], hopeless=lambda step: step == 10)
+    assert (at, trained.best_step, len(trained.history)) == (10, 10, 2)

@@ -73,6 +73,22 @@ def test_a_guide_that_fits_passes_through_or_loses_nothing_when_it_is_looked_at(
     assert quality(result.estimate, pair) > quality(start, pair) - 0.05
 
 
+def test_training_ends_a_third_of_the_way_where_hidden_pixels_are_predicted_worse(pair, monkeypatch):
+    """The flow is turned round: worse than none where the network has learned anything."""
+    problem = displaced(problem_of(pair), 2.0)
+    start = started(problem)
+
+    def turned(problem, flow):
+        return realigned(problem, -4 * flow)
+
+    monkeypatch.setattr("hsi_fuse.refinement.trial.realigned", turned)
+    result = Uafl(**SMALL)(problem, start, silent)
+    assert result.estimate is start
+    assert result.verdict["flow_gain_db"] < 0
+    assert result.verdict["steps"] == result.history[-1]["step"] == 12  # of 40, looked at every 6
+    assert "worse than none" in result.verdict["reason"]
+
+
 def test_too_few_pixels_to_judge_by_pass_through(pair):
     weight = torch.zeros(96, 112)
     weight[:24, :24] = 1
@@ -152,6 +168,20 @@ def test_one_block_does_not_open_the_gate():
     after = torch.full((10, 10), 1.01)
     before[0, 0], after[0, 0] = 400.0, 1.0
     assert not Comparison.on(blocks, before, after).wins
+
+
+def test_a_gain_that_chance_might_have_made_is_decided_by_more_blocks():
+    draw = torch.Generator().manual_seed(3)
+    blocks, before = torch.arange(1, 50).reshape(7, 7), torch.ones(7, 7)
+    noisy = Comparison.on(blocks, before, 0.5 + 3 * (torch.rand(7, 7, generator=draw) < 0.12))
+    assert noisy.gain_db < 0.5
+    assert not noisy.undecided
+    better = before.clone()
+    before[0, :2], better[0, :2] = 100.0, torch.tensor([1.0, 90.0])
+    one = Comparison.on(blocks, before, better + 0.1)
+    assert one.undecided
+    assert one.joined(Comparison.on(blocks, torch.ones(7, 7), torch.full((7, 7), 0.5))).wins
+    assert not one.joined(Comparison.on(blocks, torch.ones(7, 7), torch.full((7, 7), 1.5))).wins
 
 
 def test_hidden_blocks_lie_among_usable_pixels():

@@ -51,6 +51,16 @@ class Comparison:
         error = gain.std() / len(gain) ** 0.5
         return bool(gain.mean() > CLEAR * error) and self.gain_db > LEAST_GAIN_DB
 
+    @property
+    def undecided(self) -> bool:
+        """Whether it is smaller by enough to matter, but chance might have made it so."""
+        return self.gain_db > LEAST_GAIN_DB and not self.wins
+
+    def joined(self, other: Comparison) -> Comparison:
+        """Both comparisons' blocks together."""
+        pairs = ((self.before, other.before), (self.after, other.after))
+        return Comparison(*(torch.cat(pair) for pair in pairs))
+
     def figures(self, name: str) -> dict[str, object]:
         """For a stage's verdict."""
         return {

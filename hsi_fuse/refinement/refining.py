@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -15,7 +17,6 @@ from hsi_fuse.errors import HsiFuseWarning, SolveError
 from hsi_fuse.nets.abundance import Mixed
 from hsi_fuse.nets.flow import warp
 from hsi_fuse.optimise import Schedule, Trained, train
-from hsi_fuse.physics import blur_down
 from hsi_fuse.problem import Estimate, OnStep, Problem, StageResult, on_device, silent
 from hsi_fuse.refinement.aligning import Degraded, Scene
 from hsi_fuse.refinement.gate import BLOCK_PX, LEAST_BLOCKS, Comparison, hidden_blocks
@@ -23,14 +24,17 @@ from hsi_fuse.refinement.lesson import Lesson, Taught, Weights, crops_of
 from hsi_fuse.refinement.realign import realigned
 from hsi_fuse.refinement.repairing import Repairer
 from hsi_fuse.refinement.sight import Misplacer, reobserved
+from hsi_fuse.refinement.trial import Trial, Tried, without
 from hsi_fuse.sensors.sense import supported
 from hsi_fuse.solve import MapOptions, anchor, reconcile, solve_map
-from hsi_fuse.stages.map import around_interpolation, within
+from hsi_fuse.stages.map import within
 from hsi_fuse.subspace import fill_nearest, problem_subspace
 
 LEAST_CROP_PX = 32
 CHECKS = 6
 """Looks at the held-out score in a training."""
+EARLY = 2
+"""At which of them the hidden pixels are asked whether there is any hope."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +52,13 @@ class Refining(MapOptions, ABC):
 
     Two gates. The flow is kept where a MAP with the guide fetched along it predicts HSI pixels that were
     hidden from training and solver clearly better than with the guide as it lies: misregistration shrinks on
-    the degraded pair and must be judged at full scale. Once it is kept, the network learns on from them too.
-    The residual is kept where it clearly wins on held-out blocks of the degraded pair; on scenes too small
-    for one there is none. Without either the start passes through unchanged. A stage may repair the guide
-    that the flow has fetched; that too is kept only where it predicts the hidden pixels clearly better.
+    the degraded pair and must be judged at full scale. A third of the way they are asked whether it is worse
+    than none: then training ends there. Where they predict a gain that chance might have made, as many
+    others are hidden from another network, and all of them decide. Once it is kept, the network learns on
+    from them too. The residual is kept where it clearly wins on held-out blocks of the degraded pair; on
+    scenes too small for one there is none. Without either the start passes through unchanged. A stage may
+    repair the guide that the flow has fetched; that too is kept only where it predicts the hidden pixels
+    clearly better.
 
     Attributes
     ----------
@@ -79,7 +86,7 @@ class Refining(MapOptions, ABC):
         Misfit of the guide, seen through the PSF, to the HSI, seen through the SRF, below which there is
         nothing to mend; in units of what their noise alone makes.
     hidden, held_out : float
-        Shares of HSI pixels that judge the flow, and that decide when training stops.
+        Shares of HSI pixels that judge the flow, and whose misfit is told while it trains.
     dimensions : int
         Most dimensions of the subspace.
     """
@@ -98,7 +105,7 @@ class Refining(MapOptions, ABC):
     misplaced: float = 0.1
     misplaced_px: float = 1.0
     fits: float = 2.0
-    hidden: float = 0.15
+    hidden: float = 0.25
     held_out: float = 0.1
     dimensions: int = 24
 
@@ -165,24 +172,26 @@ class Refining(MapOptions, ABC):
             return _passed(
                 start, {"reason": "without a flow, and too small for a residual: nothing to learn"}
             )
-        hiding = _without(problem, blocks > 0)
+        hiding = without(problem, blocks > 0)
         lesson = self._lesson(scene, hiding, crop_px, self.held_out, draw)
         misfit = lesson.unexplained()
         verdict: dict[str, object] = {"misfit_over_noise": misfit}
         if self.moves and misfit < self.fits:
             return _passed(start, {**verdict, "reason": "the reference fits the HSI: nothing to mend"})
-        network, trained = self._learn(lesson, scene.drop.shape[1], problem.seed, on_step)
-        verdict |= {"best_step": trained.best_step, "held_out_error": trained.best_score}
-
-        _, flow = scene.answer(network, scene.sight(hiding), crop_px)
-        moved = realigned(hiding, flow)
-        errors = [self._hidden_error(scene, seen) for seen in (hiding, moved)]
-        judged = Comparison.on(blocks, *errors)
+        tried = Trial.of(scene, hiding, blocks, self, crop_px)
+        network, trained, found = self._learn(lesson, scene.drop.shape[1], problem.seed, tried, on_step)
+        steps, judged = int(trained.history[-1]["step"]), found.judged
+        verdict |= {"steps": steps, "held_out_error": trained.best_score}
+        if judged.undecided:
+            judged = judged.joined(self._elsewhere(scene, problem, usable & (blocks == 0), crop_px, draw))
         verdict |= judged.figures("flow")
+        if steps < self.steps and judged.gain_db < 0:
+            reason = "a third of the way its flow was worse than none where it was not trained"
+            return replace(_passed(start, {**verdict, "reason": reason}), history=trained.history)
         repairer = self.repairer(network, lesson, problem.seed) if judged.wins else None
         if repairer is not None:
-            repaired = self._hidden_error(scene, repairer(moved, scene.sight(moved), flow, crop_px))
-            compared = Comparison.on(blocks, errors[1], repaired)
+            seen = repairer(found.moved, scene.sight(found.moved), found.flow, crop_px)
+            compared = Comparison.on(blocks, found.error, tried.missed(seen))
             verdict |= compared.figures("repair")
             repairer = repairer if compared.wins else None
         keep_residual = False
@@ -193,7 +202,7 @@ class Refining(MapOptions, ABC):
         if not judged.wins and not keep_residual:
             reason = "neither its flow nor its residual is clearly better where it was not trained"
             return replace(_passed(start, {**verdict, "reason": reason}), history=trained.history)
-        self._learn_on(network, self._lesson(scene, problem, crop_px, 0.0, draw), trained.best_step)
+        self._learn_on(network, self._lesson(scene, problem, crop_px, 0.0, draw))
         residual, flow = scene.answer(network, scene.sight(problem), crop_px)
         flow = flow if judged.wins else torch.zeros_like(flow)
         guess = warp(scene.start[None], flow[None])[0]
@@ -204,6 +213,16 @@ class Refining(MapOptions, ABC):
             estimate = replace(estimate, spread=warp(start.spread[None], flow[None])[0])
         verdict |= {"kept": True, "flow_rms_px": float((flow**2).sum(0).mean().sqrt())}
         return StageResult(estimate, verdict, trained.history, flow=flow)
+
+    def _elsewhere(
+        self, scene: Scene, problem: Problem, usable: Tensor, crop_px: int, draw: torch.Generator
+    ) -> Comparison:
+        """As many other pixels (h, w), hidden from another network: what they say of its flow."""
+        blocks = hidden_blocks(usable, self.hidden / (1 - self.hidden), BLOCK_PX, draw)
+        hiding = without(problem, blocks > 0)
+        lesson = self._lesson(scene, hiding, crop_px, self.held_out, draw)
+        trial = Trial.of(scene, hiding, blocks, self, crop_px)
+        return self._learn(lesson, scene.drop.shape[1], problem.seed, trial, silent)[2].judged
 
     def _lesson(
         self, scene: Scene, problem: Problem, crop_px: int, held_out: float, draw: torch.Generator
@@ -239,30 +258,46 @@ class Refining(MapOptions, ABC):
             draw=draw,
         )
 
-    def _learn(self, lesson: Lesson, outputs: int, seed: int, on_step: OnStep) -> tuple[Mixed, Trained]:
-        """A network, trained until its held-out score falls no more."""
+    def _learn(
+        self, lesson: Lesson, outputs: int, seed: int, tried: Trial, on_step: OnStep
+    ) -> tuple[Mixed, Trained, Tried]:
+        """A network, trained to the end unless there is no hope, and what it does for the hidden pixels."""
         abundances, reference = (image.shape[1] for image in lesson.inputs)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # `torch.manual_seed` would seed GPUs too
             network = Mixed(self.network(abundances, reference, outputs)).to(lesson.sight.low.device)
-        schedule = Schedule(self.steps, check_every=max(self.steps // CHECKS, 1), patience=3)
-        return network, self._train(network, lesson, schedule, on_step)
+        check_every = max(self.steps // CHECKS, 1)
+        early = EARLY * check_every if self.moves else 0
+        looked: dict[int, Tried] = {}
 
-    def _learn_on(self, network: Mixed, lesson: Lesson, steps: int) -> None:
+        def hopeless(step: int) -> bool:
+            if step != early or step >= self.steps:
+                return False
+            looked[step] = tried(network)
+            return looked[step].judged.gain_db < 0
+
+        # few pixels are held out: they choose a state worse than the last one is
+        schedule = Schedule(self.steps, check_every, patience=None)
+        trained = self._train(network, lesson, schedule, on_step, hopeless)
+        return network, trained, looked.get(int(trained.history[-1]["step"])) or tried(network)
+
+    def _learn_on(self, network: Mixed, lesson: Lesson) -> None:
         """Half as many steps more, on all HSI pixels: what was hidden told whether, and now tells where."""
-        steps = max(steps // 2, 1)
+        steps = max(self.steps // 2, 1)
         self._train(network, lesson, Schedule(steps, check_every=steps), silent)
 
-    def _train(self, network: Mixed, lesson: Lesson, schedule: Schedule, on_step: OnStep) -> Trained:
+    def _train(
+        self,
+        network: Mixed,
+        lesson: Lesson,
+        schedule: Schedule,
+        on_step: OnStep,
+        hopeless: Callable[[int], bool] = lambda step: False,
+    ) -> Trained:
         groups: list[dict[str, object]] = [{"params": list(network.parameters()), "lr": self.learning_rate}]
         loss, score = (lambda: lesson.loss(network)), (lambda: lesson.score(network))
-        return train(network, groups, loss, score, schedule, on_step, self.name, draws=lesson.draws)
-
-    def _hidden_error(self, scene: Scene, problem: Problem) -> Tensor:
-        """What a quick MAP of a problem misses of the scene's HSI, hidden pixels too: (h, w)."""
-        answer, _ = around_interpolation(reconcile(problem, scene.subspace), scene.subspace, self)
-        seen = blur_down(answer, problem.sensor.psf, problem.ratio)
-        return ((seen - scene.low) ** 2).mean(0)
+        how = partial(train, draws=lesson.draws, hopeless=hopeless)
+        return how(network, groups, loss, score, schedule, on_step, self.name)
 
     def _compare_residuals(
         self, degraded: Degraded, scene: Scene, network: nn.Module, crop_px: int
@@ -285,11 +320,6 @@ class Refining(MapOptions, ABC):
         prior = anchor(moved, low, within(subspace, guess))
         coefficients, _ = solve_map(moved, subspace, prior, self)
         return Estimate(subspace.basis, subspace.mean, coefficients)
-
-
-def _without(problem: Problem, hidden: Tensor) -> Problem:
-    """The problem without some HSI pixels (h, w)."""
-    return replace(problem, hsi=problem.hsi * ~hidden, hsi_weight=problem.hsi_weight * ~hidden)
 
 
 def _passed(start: Estimate, why: dict[str, object]) -> StageResult:
