@@ -48,10 +48,11 @@ CROP_PX = 160
 CAVE = ("cave_balloons", "cave_chart_and_stuffed_toy", "cave_oil_painting", "cave_superballs")
 READ_FIRST = (
     *("abu_airport_4", "abu_beach_2", "abu_beach_3", "abu_urban_3", "abu_urban_5"),
-    *(f"{scene}+176+{column}" for scene in CAVE for column in (80, 272)),
+    *(f"{scene}+{corner}" for scene in CAVE for corner in ("176+80", "176+272", "8+176")),
 )
-"""Two misses among these changed what `bands` and `seams` measure; for the two lights they choose too."""
-READ_ON = tuple(f"{scene}+{row}+176" for scene in CAVE for row in (8, 344))
+"""Misses among these changed what `bands`, `seams` and `sharpness` measure and the limits of `response` and
+`bands`; for these lights they choose too."""
+READ_ON = tuple(f"{scene}+{corner}" for scene in CAVE for corner in ("344+176", "8+344", "344+8"))
 AFRESH = ", judged afresh"
 PROTOCOLS = ("x4-ms4", "x4-rgb")
 
