@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-STRIP = 32
+STRIP = 16
 """HSI pixels along an axis that one matrix product makes."""
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hsi_fuse.errors import SolveError
 from hsi_fuse.physics import blur_down, blur_down_adjoint
+from hsi_fuse.precondition import Preconditioner
 from hsi_fuse.problem import Problem
 from hsi_fuse.sensors.sense import supported
 from hsi_fuse.subspace import Subspace, fill_nearest, upsample
@@ -206,7 +207,7 @@ class MapOptions:
     damp: float = 0.05
     edge: float = 0.3
     iterations: int = 300
-    tolerance: float = 1e-3
+    tolerance: float = 5e-3
 
 
 def solve_map(problem: Problem, subspace: Subspace, prior: Prior, options: MapOptions) -> tuple[Tensor, int]:
@@ -260,7 +261,7 @@ def solve_map(problem: Problem, subspace: Subspace, prior: Prior, options: MapOp
     correction, steps = conjugate_gradients(
         system,
         right.sub_(system(start)),
-        system.precondition,
+        Preconditioner.of(system),
         options.iterations,
         options.tolerance,
     )

@@ -67,6 +67,11 @@ def times(matrix: Tensor, image: Tensor) -> Tensor:
     return torch.tensordot(matrix, image, dims=1)
 
 
+def cached(image: Tensor) -> tuple[Tensor, ...]:
+    """Channels of (k, H, W) that fit into a processor's cache together: views of (some, H, W)."""
+    return torch.split(image, max(CACHE_PIXELS // image[0].numel(), 1))
+
+
 def degree(down: Tensor, across: Tensor) -> Tensor:
     """The sum of each pixel's bonds (H, W)."""
     degree = F.pad(down, (0, 0, 1, 0)) + F.pad(down, (0, 0, 0, 1))
@@ -116,11 +121,12 @@ class System:
 
     def __call__(self, image: Tensor) -> Tensor:
         """The matrix times (k, H, W)."""
-        low = torch.cat([blur_down(part, self.psf, self.ratio) for part in self._groups(image)])
+        low = torch.cat([blur_down(part, self.psf, self.ratio) for part in cached(image)])
         low = times(self.change.T, self.trust * times(self.change, low))
         out = torch.empty_like(image)
+        parts, count = cached(image), len(cached(image)[0])
         for to, part, coarse, curvature in zip(
-            *(self._groups(each) for each in (out, image, low, self.curvature)), strict=True
+            cached(out), parts, torch.split(low, count), torch.split(self.curvature, count), strict=True
         ):
             torch.mul(part, self.held, out=to)
             to[:, 1:].addcmul_(part[:, :-1], self.down, value=-1)
@@ -133,22 +139,7 @@ class System:
             to += blur_down_adjoint(coarse, self.psf, self.ratio)
         return out
 
-    def precondition(self, residual: Tensor) -> Tensor:
-        """The residual over the matrix's diagonal, the HSI's term as if it were the same everywhere."""
-        spread = float((self.psf**2).sum()) * (self.change**2).sum(0)
-        out = torch.empty_like(residual)
-        for i, (value, more) in enumerate(zip(self.curvature.tolist(), spread.tolist(), strict=True)):
-            diagonal = self.held + more
-            if value > self._least:
-                diagonal.add_(self.weight, alpha=value)
-            torch.div(residual[i], diagonal, out=out[i])
-        return out
-
     @property
     def _least(self) -> float:
         """Below it a curvature is rounding: a guide of m bands sees m directions only."""
         return 1e-7 * float(self.curvature.max())
-
-    def _groups(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Channels that fit into the cache together."""
-        return torch.split(image, max(CACHE_PIXELS // self.weight.numel(), 1))

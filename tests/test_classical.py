@@ -168,6 +168,18 @@ def test_cnmf_gives_an_unmixing(problem):
     assert torch.allclose(torch.tensordot(endmembers, abundances, dims=1), made, atol=1e-5)
 
 
+def test_pixels_that_follow_a_few_are_unmixed_as_if_all_had_learned(problem):
+    all_learn = Cnmf(8, updates=100, sum_to_one=0.5)
+    few_learn = replace(all_learn, learners=problem.guide_weight.numel() // 4)
+    (whole, _), (followed, learned) = all_learn.unmix(problem), few_learn.unmix(problem)
+    height = problem.guide_weight.shape[0]
+    cube, other = (r.estimate.rows(0, height) for r in (whole, followed))
+    assert float((cube - other).square().mean().sqrt()) < 2e-3 * float(cube.max() - cube.min())
+    # and others that follow later, as parts of a big scene do, are unmixed alike
+    again = few_learn.follow(problem, learned).estimate.rows(0, height)
+    assert torch.allclose(again, other, atol=1e-5 * float(cube.max()))
+
+
 def test_cnmf_s_sum_to_one_is_as_strict_as_asked(problem):
     def spread(weight):
         abundances = Cnmf(8, 60, 1, weight)(problem, interpolate(problem), silent).estimate.coefficients

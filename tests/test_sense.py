@@ -8,7 +8,7 @@ from synthetic import RATIO, fwhm_of, observed, psnr
 from hsi_fuse.errors import AlignmentError
 from hsi_fuse.physics import gaussian_psf, mix_bands
 from hsi_fuse.registration.robust import tukey
-from hsi_fuse.sensors.sense import sense, supported
+from hsi_fuse.sensors.sense import _separable, sense, supported
 
 WIDTHS = {
     "2 px": (2.0, 2.0, 0.0),
@@ -53,6 +53,13 @@ def test_psf_width_and_direction_are_found(name):
     assert fwhm_of(psf) == pytest.approx(fwhm_of(true), rel=0.05)
     if rows != columns:
         assert tilt(psf) == pytest.approx(tilt(true), abs=0.1 * abs(tilt(true)))
+
+
+def test_a_tilt_that_no_pair_could_show_is_no_tilt():
+    near, turned = gaussian_psf(RATIO, 4.0, 4.1, 0.02), gaussian_psf(RATIO, 3.0, 5.0, 0.5)
+    assert int(torch.linalg.matrix_rank(_separable(near).double(), rtol=1e-6)) == 1
+    assert float((_separable(near) - near).abs().max()) < 1e-3 * float(near.max())
+    assert _separable(turned) is turned
 
 
 def tilt(psf):

@@ -8,7 +8,8 @@ non-negative, smooth least-squares fit.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import product
 
 import numpy as np
 import torch
@@ -31,6 +32,8 @@ FLATTEST = 0.02
 NARROWEST_PX = 1.0
 """FWHM that a PSF may always have, fine pixels."""
 PSF_ROUNDS = 4
+NO_TILT = 1e-3
+"""Share of a PSF's leading singular value below which the others are nothing that the pair could show."""
 LEAST_DIMENSIONS, PIXELS_PER_SLOPE = 6, 3
 """Of the regression that seeks the PSF: fewest coefficients, and HSI pixels for each of its slopes."""
 
@@ -50,12 +53,15 @@ class SenseOptions:
         Spatial folds that choose the SRF's smoothness.
     crop_hsi_px : int
         The sensors are learned on a central window of at most this many HSI pixels a side.
+    psf_crop_hsi_px : int
+        The PSF, of fewer numbers, on at most so many: each trial blurs the guide again.
     """
 
     psf_fwhm_hsi_px: tuple[float, float] = (0.15, 3.0)
     dimensions: int = 10
     folds: int = 4
     crop_hsi_px: int = 192
+    psf_crop_hsi_px: int = 96
 
 
 @dataclass(frozen=True)
@@ -206,8 +212,11 @@ def _fit_psf(
     smallest = min(smallest, NARROWEST_PX)
     # a kernel is 2.7 widths wide, stretched by its aspect, and must not reach over the whole image
     largest = max(min(largest, 0.25 * min(guide.shape[1:])), smallest)
+    whole = low, hsi_weight, guide, guide_weight
+    middle = _window(*whole, ratio, replace(options, crop_hsi_px=options.psf_crop_hsi_px))
     # HSI pixels that no trial PSF takes off the guide, unless that leaves too few
-    for reach in (largest / 1.5, ratio):
+    for part, reach in product((middle, whole), (largest / 1.5, ratio)):
+        low, hsi_weight, guide, guide_weight = part
         support = supported(guide_weight, hsi_weight, gaussian_psf(ratio, reach), ratio)
         if int(support.sum()) >= 400:
             break
@@ -248,7 +257,7 @@ def _fit_psf(
         widths = np.exp(theta[0]) * np.geomspace(0.7, 1.4, 7)
         if np.abs(theta - before).max() < 0.01:
             break
-    psf = kernel(theta)
+    psf = _separable(kernel(theta))
     rim = [abs(float(np.exp(theta[0])) / edge - 1) < 0.02 for edge in (smallest, largest)]
     return psf, {
         "psf": "anisotropic Gaussian, fitted",
@@ -256,6 +265,15 @@ def _fit_psf(
         "psf_unexplained": [float(v) for v in left],
         "outlier_fraction": float((weight < 0.01).double().mean()),
     }
+
+
+def _separable(psf: Tensor) -> Tensor:
+    """A PSF (p, p) as the product of its profiles where all else is within `NO_TILT`: it blurs faster."""
+    left, values, right = torch.linalg.svd(psf.double())
+    if float(values[1:].sum()) > NO_TILT * float(values[0]):
+        return psf
+    outer = torch.outer(left[:, 0], right[0])
+    return (outer / outer.sum()).to(psf)
 
 
 def _determined(low: Tensor, support: Tensor) -> Tensor:
