@@ -24,7 +24,7 @@ from hsi_fuse.physics import mix_bands
 from hsi_fuse.raster import Raster
 from hsi_fuse.registration import warp
 from hsi_fuse.registration.confidence import refined
-from hsi_fuse.registration.joint import Registered, register_pair
+from hsi_fuse.registration.joint import Registered, Start, register_pair
 from hsi_fuse.registration.register import RegisterOptions
 from hsi_fuse.sensors.sense import Sensing
 from hsi_fuse.simulation.displace import Mask, centres
@@ -84,13 +84,17 @@ def registered(pair: ObservedPair) -> Registered:
         pair.hsi,
         torch.ones(pair.hsi.shape[1:]),
         window,
-        Affine.translation(*pair.claimed_shift_px) * Affine.scale(ratio),
-        None,
+        claimed(pair),
         ratio,
-        pair.georeferenced,
         RegisterOptions(),
         Sensing(),
     )
+
+
+def claimed(pair: ObservedPair) -> Start:
+    """Where a pair's georeferencing puts the HSI."""
+    mapping = Affine.translation(*pair.claimed_shift_px) * Affine.scale(pair.sensor.ratio)
+    return Start(mapping, georeferenced=pair.georeferenced)
 
 
 def refused(found: Registered) -> bool:

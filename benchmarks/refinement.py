@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from affine import Affine
 
+from benchmarks.matchers import claimed
 from benchmarks.registration import protocol_for
 from benchmarks.runs import problem_of
 from benchmarks.scenes import NAMES, load
@@ -108,10 +109,8 @@ def registered(pair: ObservedPair, seed: int, preset: Preset) -> Problem:
         pair.hsi,
         weight,
         Raster(pair.guide.numpy(), pair.guide_valid.numpy(), Grid(None, Affine.identity(), width, height)),
-        Affine.translation(*pair.claimed_shift_px) * Affine.scale(ratio),
-        None,
+        claimed(pair),
         ratio,
-        pair.georeferenced,
         replace(preset.align, local=False),
         Sensing(preset.sense),
     )

@@ -23,7 +23,7 @@ from hsi_fuse.read import Guide
 from hsi_fuse.registration.confidence import refined, rejected
 from hsi_fuse.registration.figures import registration_figures
 from hsi_fuse.registration.follow import as_followed, follow
-from hsi_fuse.registration.joint import Registered, register_pair
+from hsi_fuse.registration.joint import Registered, Start, register_pair
 from hsi_fuse.registration.refusal import Sought, improbable, not_found, out_of_reach
 from hsi_fuse.registration.register import RegisterOptions
 from hsi_fuse.sensors.known import warn_of_contradiction
@@ -102,10 +102,8 @@ def align(
             values[rising] if (np.diff(rising) < 0).any() else values,
             weight,
             image,
-            start,
-            planned.displacement,
+            Start(start, planned.displacement, georeferenced),
             scale,
-            georeferenced,
             how,
             Sensing(preset.sense, known),
             lambda turn, turns: on_step("align", turn, turns, 0.0),

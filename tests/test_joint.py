@@ -27,7 +27,7 @@ from hsi_fuse.grid import Grid
 from hsi_fuse.physics import blur_down
 from hsi_fuse.registration import register
 from hsi_fuse.registration.figures import registration_figures
-from hsi_fuse.registration.joint import Registered, register_pair
+from hsi_fuse.registration.joint import Registered, Start, register_pair
 from hsi_fuse.registration.register import RegisterOptions
 from hsi_fuse.registration.warp import Pair, on_lattice
 from hsi_fuse.sensors.sense import Sensing
@@ -57,7 +57,7 @@ def quick():
 
 def registered(pair: Pair, on_turn: OnTurn = lambda turn, turns: None, **options: object) -> Registered:
     return register_pair(
-        hsi_of(pair), pair.low_weight, window_of(pair), pair.start, pair.bend, RATIO, True,
+        hsi_of(pair), pair.low_weight, window_of(pair), Start(pair.start, pair.bend), RATIO,
         RegisterOptions(**options), Sensing(), on_turn,
     )  # fmt: skip
 
@@ -231,7 +231,7 @@ def test_values_without_weight_change_nothing():
         values = torch.where(weight > 0, values, size * noise)
         garbage = (size * rng.standard_normal(window.values.shape)).astype(np.float32)
         window = replace(window, values=np.where(valid, window.values, garbage), valid=valid)
-        made.append(register_pair(values, weight, window, pair.start, None, RATIO, True, options, Sensing()))
+        made.append(register_pair(values, weight, window, Start(pair.start), RATIO, options, Sensing()))
     assert bytes_of(made[0]) == bytes_of(made[1])
     assert rms(astray(pair, made[0].fitted.base, made[0].fitted.shift, SHEARED, waves)) < 0.3
     assert 0 < (made[0].guide_weight == 0).mean() < 0.5

@@ -40,7 +40,7 @@ def quick() -> Iterator[None]:
     made: dict[object, Registered] = {}
 
     def remembered(*arguments: Any) -> Registered:
-        options = replace(arguments[7], least_probability=0)
+        options = replace(arguments[5], least_probability=0)
         key = arguments[2].values.tobytes(), options
         made[key] = made.get(key) or register_pair(*arguments)
         return made[key]

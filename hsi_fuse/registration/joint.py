@@ -43,6 +43,25 @@ MOST_NODES = 1024
 
 
 @dataclass(frozen=True)
+class Start:
+    """Where the georeferencing puts the HSI in the guide.
+
+    Attributes
+    ----------
+    mapping : Affine
+        HSI pixel -> guide pixel.
+    bend : ndarray (2, p, q) or None
+        Added after it, guide pixels, on a lattice from corner to corner of the HSI.
+    georeferenced : bool
+        Whether that is more than a guess.
+    """
+
+    mapping: Affine
+    bend: NDArray[np.float32] | None = None
+    georeferenced: bool = True
+
+
+@dataclass(frozen=True)
 class Registered:
     """A registered and sensed pair.
 
@@ -86,10 +105,8 @@ def register_pair(
     values: Tensor,
     weight: Tensor,
     window: Raster,
-    start: Affine,
-    bend: NDArray[np.float32] | None,
+    start: Start,
     ratio: int,
-    georeferenced: bool,
     options: RegisterOptions,
     sensing: Sensing,
     on_turn: Callable[[int, int], None] = lambda turn, turns: None,
@@ -102,14 +119,12 @@ def register_pair(
     weight : Tensor (h, w)
     window : Raster
         The guide's pixels.
-    start : Affine
-        HSI pixel -> pixel of the window, by the georeferencing.
-    bend : ndarray (2, p, q) or None
-        Added after `start`, guide pixels, on a lattice from corner to corner of the HSI.
+    start : Start
+        In the window.
     ratio : int
         Fine pixels for each HSI pixel.
-    georeferenced : bool
-        Whether the start is more than a guess.
+    options : RegisterOptions
+    sensing : Sensing
     on_turn : callable
         Progress.
 
@@ -121,9 +136,13 @@ def register_pair(
     subspace = fit_subspace(values, weight, noise, DIMENSIONS)
     valid = torch.from_numpy(window.valid).to(values)
     native = fill_nearest(torch.from_numpy(window.values).to(values.device), valid)
-    pair = Pair(subspace.project(fill_nearest(values, weight)), weight, native, valid, start, bend)
+    pair = Pair(
+        subspace.project(fill_nearest(values, weight)), weight, native, valid, start.mapping, start.bend
+    )
     shape = (pair.shape[0] * ratio, pair.shape[1] * ratio)
-    base = start if options.model == "none" else locate(_simplified(pair), options, georeferenced)
+    base = pair.start
+    if options.model != "none":
+        base = locate(_simplified(pair), options, start.georeferenced)
     psf = sensing.first_psf(ratio).to(values)
     still = Displacement.none(pair.shape)
     responses = [Response(0.0, 1.0)] * len(native)
@@ -152,7 +171,7 @@ def register_pair(
                 state, fitted = begun.fitted(psf, ratio, options, local=False)
             state = state.without_changes(fitted, psf, ratio)
         moved = np.inf if last is None else _largest_move(last, fitted)
-        mapping, total = _whole(fitted, bend)
+        mapping, total = _whole(fitted, start.bend)
         straight = replace(
             window, values=np.stack([r(b) for r, b in zip(state.responses, window.values, strict=True)])
         )

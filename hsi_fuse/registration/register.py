@@ -26,6 +26,10 @@ POOLED_SIDE = 40
 TRIAL_RATIO = 4
 WELL_SAID = 1.5
 """A score that leaves no doubt, nats: that of Gaussian errors of a twentieth of the variance."""
+CURVED, LEAST_KEPT = 2, 4
+"""Leading coefficients whose products stand for a bent response; coefficients that stay beside them."""
+CLEARLY_MORE = 0.1
+"""Nats that a place must say more by a curve than another that straight lines prefer."""
 CLIP = 4.0
 """Robust standard deviations from a band's median to what is unusual."""
 BLURS = (2.0, 1.0)
@@ -103,8 +107,8 @@ def locate(pair: Pair, options: RegisterOptions, georeferenced: bool) -> Affine:
 
     The search's best candidates are each refined on the pooled pair; the one that says most of the guide over
     the largest overlap wins and is refined from coarse to fine. Where even that leaves much unexplained,
-    clouds may hide the right place from the search: candidates are sought also with the guide's unusual
-    values clipped.
+    clouds or a bent response may hide the right place: candidates are sought also with the guide's unusual
+    values clipped, and by a curve in the HSI's leading coefficients.
 
     Raises
     ------
@@ -112,13 +116,20 @@ def locate(pair: Pair, options: RegisterOptions, georeferenced: bool) -> Affine:
         No overlap within the range.
     """
     factor = max(-(-max(pair.shape) // POOLED_SIDE), 1)
-    judge = _observer(pair.pooled(factor), BLURS[-1])
-    trials = _trials(pair, factor, judge, options, georeferenced)
-    if max((t.score for t in trials), default=0.0) < WELL_SAID:
-        trials += _trials(_clipped(pair), factor, judge, options, georeferenced)
-    if not trials:
+    best = _best(pair, factor, options, georeferenced)
+    if best is None or best.score < WELL_SAID:
+        best = _best(_clipped(pair), factor, options, georeferenced, pair, best)
+        # a bent response, or an inverted one, is no straight line of what the HSI sees
+        curved = _curved(pair)
+        other = _best(curved, factor, options, georeferenced)
+        other = _best(_clipped(curved), factor, options, georeferenced, curved, other)
+        if other is not None and best is not None:
+            straight = _judged(_observer(curved.pooled(factor), BLURS[-1]), best.mapping)
+            best = other if other.score > straight.score + CLEARLY_MORE else best
+        best = best or other
+    if best is None:
         raise AlignmentError("too little of the HSI lies under the reference to align them")
-    base = max(trials, key=lambda t: t.score).mapping * Affine.scale(1 / factor)
+    base = best.mapping * Affine.scale(1 / factor)
     while factor > 1:
         factor = -(-factor // 2)
         observer = _observer(pair.pooled(factor), BLURS[1])
@@ -143,18 +154,34 @@ class _Trial:
     mapping: Affine
 
 
-def _trials(
-    pair: Pair, factor: int, judge: Observer, options: RegisterOptions, georeferenced: bool
-) -> list[_Trial]:
-    """The search's candidates, refined one by one on the pooled pair and at last on the pair that judges."""
-    coarse, out = pair.pooled(factor), []
+def _best(
+    pair: Pair,
+    factor: int,
+    options: RegisterOptions,
+    georeferenced: bool,
+    judged: Pair | None = None,
+    known: _Trial | None = None,
+) -> _Trial | None:
+    """The best of the search's candidates, each refined on the pooled pair and judged by another pair."""
+    coarse = pair.pooled(factor)
+    judge = _observer(coarse if judged is None else judged.pooled(factor), BLURS[-1])
     levels = [_observer(coarse, fwhm) for fwhm in BLURS]
+    out = [] if known is None else [known]
     for candidate in search(pair, options.range(georeferenced), CANDIDATES):
         try:
             out.append(_refined(levels, judge, candidate.mapping * Affine.scale(factor), options.model))
         except AlignmentError:
             continue
-    return out
+    return max(out, key=lambda trial: trial.score, default=None)
+
+
+def _curved(pair: Pair) -> Pair:
+    """The pair with products of its leading coefficients in place of its last ones."""
+    leading = pair.low[:CURVED]
+    leading = leading / (leading * pair.low_weight).abs().amax((1, 2), keepdim=True).clamp_min(1e-30)
+    first, second = torch.triu_indices(len(leading), len(leading))
+    kept = max(len(pair.low) - len(first), LEAST_KEPT)
+    return replace(pair, low=torch.cat([pair.low[:kept], leading[first] * leading[second]]))
 
 
 def _clipped(pair: Pair) -> Pair:
