@@ -24,7 +24,7 @@ SMALL = (20, 16)
 
 
 def located(pair: Pair, georeferenced: bool = True, **options: object) -> Affine:
-    return locate(pair, RegisterOptions(**options), georeferenced)
+    return locate(pair, RegisterOptions(**options), georeferenced)[0]
 
 
 @pytest.fixture(scope="module")
