@@ -30,7 +30,7 @@ CURVED, LEAST_KEPT = 2, 4
 """Leading coefficients whose products stand for a bent response; coefficients that stay beside them."""
 CLEARLY_MORE = 0.1
 """Nats that a place must say more by a curve than another that straight lines prefer."""
-NEARLY, MOST_PLACES = 0.1, 3
+NEARLY, MOST_PLACES = 0.2, 5
 """Nats that a place may say less than the best and yet be right; places that are looked at more closely."""
 PROMISING = 0.5
 """A best place that says less, nats, is hardly one; there is no choice to be made."""
