@@ -24,7 +24,7 @@ SMALL = (20, 16)
 
 
 def located(pair: Pair, georeferenced: bool = True, **options: object) -> Affine:
-    return locate(pair, RegisterOptions(**options), georeferenced)
+    return locate(pair, RegisterOptions(**options), georeferenced)[0]
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +119,19 @@ def holed(pair: Pair) -> Pair:
 @pytest.mark.parametrize("spoil", [inverted, bent, clouded, holed])
 def test_the_place_is_found_in_spite_of(quick, pair, spoil):
     assert astray(pair, located(spoil(pair)), where=SHEARED).max() < 0.3
+
+
+def test_of_a_bent_guide_a_curve_says_more_at_the_right_place():
+    pair = cut(unregistered(guide_bands=3), *SMALL)
+    crooked = replace(pair, guide=torch.cat([pair.guide[:2] ** 0.3, -(pair.guide[2:] ** 0.3)]))
+
+    def says(of: Pair, by: Pair) -> float:
+        return register._judged(register._observer(replace(by, guide=of.guide), 1.0), pair.start).score
+
+    straight, curved = (says(crooked, by) for by in (pair, register._curved(pair)))
+    assert curved > straight + register.CLEARLY_MORE
+    straight, curved = (says(pair, by) for by in (pair, register._curved(pair)))
+    assert curved < straight + register.CLEARLY_MORE
 
 
 def test_values_without_weight_change_nothing(quick, pair):

@@ -155,7 +155,7 @@ def test_another_place_gives_itself_away(place, monkeypatch):
     wrong = cut(unregistered(place=place, guide_bands=1), 20, 16)
     check = checkerboard(wrong.shape, torch.device("cpu"))
     try:
-        base = locate(wrong, RegisterOptions(search_hsi_px=4, search_deg=2), True)
+        base = locate(wrong, RegisterOptions(search_hsi_px=4, search_deg=2), True)[0]
         found = fit(Observer(wrong, PSF, RATIO, ~check), base, "affine")
     except AlignmentError:
         return

@@ -203,7 +203,8 @@ def fit(
         if step >= ROUNDS_OF_LENGTH:
             priors = [p for p in priors if p.length == answer.prior.length]
         change = answer.raw - _parameters(shift)
-        move = float(np.abs(raw @ change.T).max())
+        # beyond the guide a field may go on moving for long, and nothing comes of it
+        move = float(np.abs((raw @ change.T)[linear.weight > 0]).max())
         new = _parameters(shift) + change * min(1.0, LONGEST_STEP / max(move, 1e-12))
         shift = Displacement(shape, new[:, :MONOMIALS], splines, new[:, MONOMIALS:])
         freedom = answer.freedom

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hsi_fuse.align import resample
+from hsi_fuse.errors import AlignmentError
 from hsi_fuse.raster import Raster
 from hsi_fuse.registration.confidence import confidence_map, rejected
 from hsi_fuse.registration.evidence import Evidence
@@ -140,30 +141,25 @@ def register_pair(
         subspace.project(fill_nearest(values, weight)), weight, native, valid, start.mapping, start.bend
     )
     shape = (pair.shape[0] * ratio, pair.shape[1] * ratio)
-    base = pair.start
-    if options.model != "none":
-        base = locate(_simplified(pair), options, start.georeferenced)
     psf = sensing.first_psf(ratio).to(values)
     still = Displacement.none(pair.shape)
     responses = [Response(0.0, 1.0)] * len(native)
-    state = _State(pair, base, still, responses, values.cpu().numpy(), weight)
+    state = _State(pair, pair.start, still, responses, values.cpu().numpy(), weight)
     fitted: Mapped | None = None
     hopeless = False
     for turn in range(TURNS):
         on_turn(turn, TURNS)
         last = fitted
         if options.model == "none":
-            fitted = replace(fit(Observer(pair, psf, ratio), base, "translation", iterations=1), shift=still)
+            found = fit(Observer(pair, psf, ratio), pair.start, "translation", iterations=1)
+            fitted = replace(found, shift=still)
         else:
             if last is None:
-                state, near = state.fitted(psf, ratio, options, local=False)
-                state = state.without_changes(near, psf, ratio)
-                state = replace(state, base=state.base * state.shift.affine, shift=still)
-                if options.local:
-                    plain = _halves(state, psf, ratio, replace(options, local=False))
-                    # of another place there is nothing to refine
-                    hopeless = float(np.mean([half.prediction.information for half in plain])) < HOPELESS
-                    options = replace(options, local=not hopeless)
+                bases = locate(_simplified(pair), options, start.georeferenced)
+                state, plain = _begun([replace(state, base=b) for b in bases], psf, ratio, options)
+                # of another place there is nothing to refine
+                hopeless = options.local and _information(plain) < HOPELESS
+                options = replace(options, local=options.local and not hopeless)
             begun = state
             state, fitted = state.fitted(psf, ratio, options, options.local)
             if last is None and options.local and _worse(_halves(state, psf, ratio, options), plain):
@@ -312,6 +308,29 @@ def _whole(fitted: Mapped, bend: NDArray[np.float32] | None) -> tuple[Affine, ND
     if np.abs(moved).max() < 1e-6:
         return mapping, None
     return mapping, moved.astype(np.float32)
+
+
+def _begun(
+    states: Sequence[_State], psf: Tensor, ratio: int, options: RegisterOptions
+) -> tuple[_State, list[_Half]]:
+    """Of states at several places the one that says most of pixels it has not seen; no local field yet."""
+    stiff = replace(options, local=False)
+    begun: list[tuple[_State, list[_Half]]] = []
+    for i, state in enumerate(states):
+        try:
+            state, near = state.fitted(psf, ratio, stiff, local=False)
+            state = state.without_changes(near, psf, ratio)
+            still = Displacement.none(state.raw.shape)
+            state = replace(state, base=state.base * state.shift.affine, shift=still)
+            begun.append((state, _halves(state, psf, ratio, stiff)))
+        except AlignmentError:
+            if not begun and i == len(states) - 1:
+                raise
+    return max(begun, key=lambda one: _information(one[1]))
+
+
+def _information(halves: Sequence[_Half]) -> float:
+    return float(np.mean([half.prediction.information for half in halves]))
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,12 @@ CURVED, LEAST_KEPT = 2, 4
 """Leading coefficients whose products stand for a bent response; coefficients that stay beside them."""
 CLEARLY_MORE = 0.1
 """Nats that a place must say more by a curve than another that straight lines prefer."""
+NEARLY, MOST_PLACES = 0.2, 5
+"""Nats that a place may say less than the best and yet be right; places that are looked at more closely."""
+PROMISING = 0.5
+"""A best place that says less, nats, is hardly one; there is no choice to be made."""
+ONE_PLACE = 1.0
+"""(Pooled) HSI pixels at the corners."""
 CLIP = 4.0
 """Robust standard deviations from a band's median to what is unusual."""
 BLURS = (2.0, 1.0)
@@ -102,13 +108,14 @@ class RegisterOptions:
         return Range(shift, 180.0, self.free_scale, overlap)
 
 
-def locate(pair: Pair, options: RegisterOptions, georeferenced: bool) -> Affine:
-    """The affine that puts the HSI where it lies in the guide, to a fraction of an HSI pixel.
+def locate(pair: Pair, options: RegisterOptions, georeferenced: bool) -> list[Affine]:
+    """The affines that may put the HSI where it lies in the guide, to a fraction of an HSI pixel; best first.
 
     The search's best candidates are each refined on the pooled pair; the one that says most of the guide over
     the largest overlap wins and is refined from coarse to fine. Where even that leaves much unexplained,
     clouds or a bent response may hide the right place: candidates are sought also with the guide's unusual
-    values clipped, and by a curve in the HSI's leading coefficients.
+    values clipped, and by a curve in the HSI's leading coefficients; and others that say nearly as much may
+    be right too.
 
     Raises
     ------
@@ -116,24 +123,32 @@ def locate(pair: Pair, options: RegisterOptions, georeferenced: bool) -> Affine:
         No overlap within the range.
     """
     factor = max(-(-max(pair.shape) // POOLED_SIDE), 1)
-    best = _best(pair, factor, options, georeferenced)
-    if best is None or best.score < WELL_SAID:
-        best = _best(_clipped(pair), factor, options, georeferenced, pair, best)
+    trials = _trials(pair, pair, factor, options, georeferenced)
+    most = 1
+    if max((t.score for t in trials), default=0.0) < WELL_SAID:
+        trials = trials + _trials(_clipped(pair), pair, factor, options, georeferenced)
         # a bent response, or an inverted one, is no straight line of what the HSI sees
-        curved = _curved(pair)
-        other = _best(curved, factor, options, georeferenced)
-        other = _best(_clipped(curved), factor, options, georeferenced, curved, other)
-        if other is not None and best is not None:
-            straight = _judged(_observer(curved.pooled(factor), BLURS[-1]), best.mapping)
-            best = other if other.score > straight.score + CLEARLY_MORE else best
-        best = best or other
-    if best is None:
+        curved, most = _curved(pair), MOST_PLACES
+        judge = _observer(curved.pooled(factor), BLURS[-1])
+        trials = [_judged(judge, t.mapping) for t in _apart(trials, pair.shape, factor)]
+        for other in (curved, _clipped(curved)):
+            bent = _trials(other, curved, factor, options, georeferenced)
+            trials += [replace(t, score=t.score - CLEARLY_MORE) for t in bent]
+    if not trials:
         raise AlignmentError("too little of the HSI lies under the reference to align them")
-    base = best.mapping * Affine.scale(1 / factor)
+    apart = _apart(trials, pair.shape, factor)
+    apart = apart[: most if apart[0].score > PROMISING else 1]
+    close = [t for t in apart if t.score > apart[0].score - NEARLY]
+    return [_refined_to_full(pair, t.mapping, factor, options.model) for t in close]
+
+
+def _refined_to_full(pair: Pair, mapping: Affine, factor: int, model: str) -> Affine:
+    """From the pair pooled by a factor, halved again and again, to the pair itself."""
+    base = mapping * Affine.scale(1 / factor)
     while factor > 1:
         factor = -(-factor // 2)
         observer = _observer(pair.pooled(factor), BLURS[1])
-        fitted = fit(observer, base * Affine.scale(factor), options.model, iterations=8, weigh=student)
+        fitted = fit(observer, base * Affine.scale(factor), model, iterations=8, weigh=student)
         base = _as_affine(fitted) * Affine.scale(1 / factor)
     return base
 
@@ -154,25 +169,32 @@ class _Trial:
     mapping: Affine
 
 
-def _best(
-    pair: Pair,
-    factor: int,
-    options: RegisterOptions,
-    georeferenced: bool,
-    judged: Pair | None = None,
-    known: _Trial | None = None,
-) -> _Trial | None:
-    """The best of the search's candidates, each refined on the pooled pair and judged by another pair."""
-    coarse = pair.pooled(factor)
-    judge = _observer(coarse if judged is None else judged.pooled(factor), BLURS[-1])
+def _trials(
+    pair: Pair, judged: Pair, factor: int, options: RegisterOptions, georeferenced: bool
+) -> list[_Trial]:
+    """The search's candidates, each refined on the pooled pair and at last on the one that judges."""
+    coarse, out = pair.pooled(factor), []
+    judge = _observer(judged.pooled(factor), BLURS[-1])
     levels = [_observer(coarse, fwhm) for fwhm in BLURS]
-    out = [] if known is None else [known]
     for candidate in search(pair, options.range(georeferenced), CANDIDATES):
         try:
             out.append(_refined(levels, judge, candidate.mapping * Affine.scale(factor), options.model))
         except AlignmentError:
             continue
-    return max(out, key=lambda trial: trial.score, default=None)
+    return out
+
+
+def _apart(trials: list[_Trial], shape: tuple[int, int], factor: int) -> list[_Trial]:
+    """The best of each place, best first; two are one where they lie within `ONE_PLACE`."""
+    height, width = (side / factor for side in shape)
+    corners = [(x, y) for x in (0.0, width) for y in (0.0, height)]
+    kept: list[_Trial] = []
+    for trial in sorted(trials, key=lambda t: -t.score):
+        step = ~trial.mapping
+        moves = ([np.subtract(step * (k.mapping * c), c) for c in corners] for k in kept)
+        if all(float(np.hypot(*np.transpose(m)).max()) > ONE_PLACE for m in moves):
+            kept.append(trial)
+    return kept
 
 
 def _curved(pair: Pair) -> Pair:

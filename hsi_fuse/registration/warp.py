@@ -170,34 +170,33 @@ def antialias_sigma(mapping: Affine) -> tuple[float, float]:
 
 
 def sample(image: Tensor, columns: Tensor, rows: Tensor) -> Tensor:
-    """Sampling at corner-based pixel coordinates, edges replicated: (c, H, W), (...) -> (c, ...).
+    """Cubic sampling at corner-based pixel coordinates, edges replicated: (c, H, W), (...) -> (c, ...).
 
-    Two thirds of torch's cubic convolution (Keys 1981, a = -3/4) and one of a bilinear one: what they miss
-    of a parabola cancels. That cubic kernel bends ramps, and since HSI pixels mostly meet the guide at one
-    phase, this moved the mapping by 0.02 guide pixels: so it is asked where it gives a ramp's value at the
-    place wanted. Nearly as good as Keys' kernel of a = -1/2 (a wave of 16 pixels lies up to 0.0030 pixels off
-    instead of 0.0025) in a quarter of its time.
+    Keys' kernel with a = -1/2, which keeps ramps straight. That of `grid_sample` (a = -3/4) does not, and
+    since HSI pixels mostly meet the guide at one phase, it moved the mapping by 0.02 guide pixels.
     """
     channels, height, width = image.shape
-
-    def taken(mode: str, *indices: Tensor) -> Tensor:
-        at = [(2 * i + 1) / size - 1 for i, size in zip(indices, (width, height), strict=True)]
-        grid = torch.stack(at, -1).reshape(1, 1, -1, 2).to(image)
-        found = F.grid_sample(image[None], grid, mode, padding_mode="border", align_corners=False)
-        return found.reshape(channels, *indices[0].shape)
-
-    across, down = columns - 0.5, rows - 0.5  # pixels' centres are integers
-    cubic = taken("bicubic", _straightened(across), _straightened(down))
-    return cubic.lerp_(taken("bilinear", across, down), 1 / 3)
+    flat = image.reshape(channels, -1)
+    (left, across), (top, down) = _taps(columns - 0.5, image), _taps(rows - 0.5, image)
+    out = torch.zeros(channels, *columns.shape, dtype=image.dtype, device=image.device)
+    for i, by_row in enumerate(down):
+        row = (top + i).clamp(0, height - 1) * width
+        for j, by_column in enumerate(across):
+            out += flat[:, row + (left + j).clamp(0, width - 1)] * (by_row * by_column)
+    return out
 
 
-def _straightened(index: Tensor) -> Tensor:
-    """Where the cubic kernel of a = -3/4 gives of a ramp what it is at array indices.
-
-    At v from the middle between two pixels it gives 3/4 v + v^3.
-    """
-    middle = index.floor() + 0.5
-    return middle + torch.sinh(torch.asinh(4 * (index - middle)) / 3)
+def _taps(where: Tensor, like: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """First index, and weights of the four samples around array indices (...)."""
+    first = where.floor()
+    t = (where - first).to(like)
+    weights = (
+        t * (-0.5 + t * (1 - 0.5 * t)),
+        1 + t * t * (-2.5 + 1.5 * t),
+        t * (0.5 + t * (2 - 1.5 * t)),
+        t * t * (-0.5 + 0.5 * t),
+    )
+    return first.long() - 1, weights
 
 
 @dataclass(frozen=True)
