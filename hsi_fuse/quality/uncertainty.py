@@ -32,7 +32,7 @@ WITHIN_ONE, WITHIN_TWO = 0.68, 0.95
 """Shares of errors within one and two standard deviations, as a Gaussian has them."""
 FINER = 0.8
 """Variance in a fine pixel over that in a hidden HSI pixel of the same spread. This number and the two
-below are not learned on the scene: chosen on four scenes, checked on others (docs/lab-notes.md)."""
+below are not learned on the scene: chosen on four scenes, others in sight (docs/lab-notes.md)."""
 UNSEEN = 0.9
 """Variance of detail outside the subspace, in units of the HSI's noise, where none shows."""
 EVEN = 0.1
