@@ -9,8 +9,18 @@ import torch
 from synthetic import observed, problem_of, scene
 
 from hsi_fuse.errors import SolveError
+from hsi_fuse.physics import blur_down
 from hsi_fuse.problem import Estimate, Problem, silent
-from hsi_fuse.quality.uncertainty import WITHIN_ONE, Uncertainty, _gain, _hidden, _window, calibrate
+from hsi_fuse.quality.uncertainty import (
+    UNSEEN,
+    WITHIN_ONE,
+    Uncertainty,
+    _detail,
+    _gain,
+    _hidden,
+    _window,
+    calibrate,
+)
 from hsi_fuse.stages.map import Map
 from hsi_fuse.subspace import interpolate
 
@@ -100,6 +110,19 @@ def test_without_guide_it_is_interpolation_s_uncertainty(pair):
     sigma, off = uncertainty.rows(0, 96), errors(pair, estimate)
     assert sigma[:, :, 80:].mean() > 2 * sigma[:, :, :28].mean()
     assert 0.6 < float((off < sigma)[:, :, 80:].float().mean()) < 0.95
+
+
+def test_detail_outside_the_subspace_shows_in_what_neighbours_share(pair, found):
+    problem, estimate, _ = found
+    draw = torch.Generator().manual_seed(1)
+    noise = torch.randn(problem.hsi.shape, generator=draw) * problem.hsi_noise[:, None, None]
+    fine = torch.randn(len(problem.hsi), *problem.guide.shape[1:], generator=draw)
+    detail = blur_down(6**0.5 * fine, problem.sensor.psf, problem.ratio) * problem.hsi_noise[:, None, None]
+    assert _detail(replace(problem, hsi=noise), estimate) == UNSEEN
+    # a fifth of it lies in the subspace, and what neighbours share is a small part of the noise
+    assert 4 < _detail(replace(problem, hsi=noise + detail), estimate) < 8
+    sharp = replace(problem.sensor, psf=torch.full((problem.ratio, problem.ratio), problem.ratio**-2.0))
+    assert _detail(replace(problem, hsi=noise + detail, sensor=sharp), estimate) == UNSEEN
 
 
 def test_the_gain_puts_the_wanted_share_inside():

@@ -30,9 +30,15 @@ LEAST_HIDDEN = 16
 """Hidden HSI pixels below which nothing is calibrated."""
 WITHIN_ONE, WITHIN_TWO = 0.68, 0.95
 """Shares of errors within one and two standard deviations, as a Gaussian has them."""
-FINER = 0.9
-"""Variance in a fine pixel over that in a hidden HSI pixel of the same spread. The one number not learned on
-the scene: chosen on four scenes, checked on others (docs/lab-notes.md)."""
+FINER = 0.8
+"""Variance in a fine pixel over that in a hidden HSI pixel of the same spread. This number and the two
+below are not learned on the scene: chosen on four scenes, others in sight (docs/lab-notes.md)."""
+UNSEEN = 0.9
+"""Variance of detail outside the subspace, in units of the HSI's noise, where none shows."""
+EVEN = 0.1
+"""Share of a band's error that is everywhere, however little the estimates differ at a pixel."""
+CLEAR = 4.0
+"""Standard deviations by which neighbours must agree before what they agree in counts as detail."""
 BLOCK_VALUES = 1 << 24
 
 
@@ -43,8 +49,8 @@ class Uncertainty:
     variance(pixel, band) = gain x mean of (basis @ spread)^2 around the pixel + floor(band)
                             + unguided(pixel) x plain(band)
 
-    The floor stands for detail in spectra that the subspace does not hold: it hides below the HSI's noise,
-    and is taken to be as large. Where there is more of it, the deviation is too small.
+    The floor stands for the share `EVEN`, and for detail in spectra that the subspace does not hold. That
+    hides below the HSI's noise, and is taken to be nearly as large, or larger where neighbours show it.
 
     Attributes
     ----------
@@ -140,13 +146,15 @@ def calibrate(
     error = (degrade(again, psf, ratio) - part.hsi)[:, hidden]  # (n, N)
     difference = degrade(Estimate(again.basis, torch.zeros_like(again.mean), again.spread), psf, ratio)
     spread, noise = difference[:, hidden].square(), part.hsi_noise.square()[:, None]
+    spread = (1 - EVEN) * spread + EVEN * spread.mean(1, keepdim=True)
     gain = _gain(error.square(), spread, noise)
     within_two = float((error.square() < 4 * (gain * spread + noise)).float().mean())
     return Uncertainty(
         estimate.basis,
         estimate.spread,
-        FINER * gain,
-        FINER * problem.hsi_noise.square(),
+        FINER * gain * (1 - EVEN),
+        FINER
+        * (gain * EVEN * _power(problem, estimate) + _detail(part, estimate) * problem.hsi_noise.square()),
         _plain(problem),
         1 - feather(problem.guide_weight, problem.hsi_weight, problem.ratio),
         max(problem.ratio // 2, 1),
@@ -160,6 +168,40 @@ def _gain(error: Tensor, spread: Tensor, noise: Tensor) -> float:
     # a value is inside from the gain (error - noise) / spread on
     needed = ((error - noise) / spread.clamp_min(torch.finfo(spread.dtype).tiny)).flatten()
     return max(float(needed.kthvalue(max(round(WITHIN_ONE * len(needed)), 1)).values), 0.0)
+
+
+def _power(problem: Problem, estimate: Estimate) -> Tensor:
+    """Mean square (n,) of the estimate's spread where the guide is."""
+    assert estimate.spread is not None
+    inside = estimate.spread[:, problem.guide_weight > 0]
+    second = inside @ inside.T / max(inside.shape[1], 1)
+    return ((estimate.basis @ second) * estimate.basis).sum(1)
+
+
+def _detail(problem: Problem, estimate: Estimate) -> float:
+    """Variance of fine detail outside the subspace, in units of the HSI's noise, at least `UNSEEN`.
+
+    What the subspace leaves of the HSI is noise and blurred detail. Noise has nothing in common between
+    neighbouring pixels; white detail of variance v has v times what the PSF shares with itself, moved by one
+    HSI pixel. Below `CLEAR` deviations of chance it counts as none.
+    """
+    noise, ratio, psf = problem.hsi_noise, problem.ratio, problem.sensor.psf
+    axes = torch.linalg.qr(estimate.basis / noise[:, None]).Q  # (n, k)
+    there = problem.hsi_weight > 0
+    inside = problem.hsi[:, there] / noise[:, None]  # (n, N)
+    inside = inside - inside.mean(1, keepdim=True)
+    left = torch.zeros_like(problem.hsi)
+    left[:, there] = inside - axes @ (axes.T @ inside)
+    freedom = max(len(axes) - axes.shape[1], 1)
+    shared = (psf[ratio:] * psf[:-ratio]).sum() + (psf[:, ratio:] * psf[:, :-ratio]).sum()
+    pairs = int((there[1:] & there[:-1]).sum()), int((there[:, 1:] & there[:, :-1]).sum())
+    if float(shared) <= 0 or min(pairs) < LEAST_HIDDEN:
+        return UNSEEN
+    down, across = (left[:, 1:] * left[:, :-1]).sum(), (left[:, :, 1:] * left[:, :, :-1]).sum()
+    covariance = float(down / pairs[0] + across / pairs[1]) / freedom
+    variance = left.square().sum() / (freedom * int(there.sum()))
+    chance = float(variance) * (sum(1 / p for p in pairs) / freedom) ** 0.5
+    return max(covariance / float(shared), UNSEEN) if covariance > CLEAR * chance else UNSEEN
 
 
 def _hidden(problem: Problem) -> Tensor:
