@@ -94,11 +94,11 @@ class _Blur:
             2,
         )  # (c, r, h, ratio w)
         h = high.shape[2]
+        # copied once, where there are several, and not for every strip
+        planes = [high[:, r].reshape(c * h, width) for r in range(self.rank)]
         parts = []
         for s in self.columns:
-            terms = [
-                high[:, r].reshape(c * h, width)[:, s.low : s.high] @ s.taps[r].T for r in range(self.rank)
-            ]
+            terms = [plane[:, s.low : s.high] @ s.taps[r].T for r, plane in enumerate(planes)]
             parts.append(sum(terms[1:], terms[0]))
         return torch.cat(parts, 1).view(c, h, -1)
 
