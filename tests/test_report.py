@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 from affine import Affine
+from matplotlib.figure import Figure
 
 from hsi_fuse.align import Alignment
 from hsi_fuse.problem import Estimate, Problem
 from hsi_fuse.quality.assess import Quality, assess
+from hsi_fuse.report import plots
 from hsi_fuse.report.page import render
 from hsi_fuse.report.pictures import composite, rgb_bands, stretch_limits, take_pictures, view, views_of
 from hsi_fuse.subspace import interpolate
@@ -269,3 +271,17 @@ def test_pictures_give_way_where_a_page_grows_too_large(scene, quality, page, mo
     monkeypatch.setattr("hsi_fuse.report.page.LARGEST_PAGE", 0)
     small = render(quality, pictures, **told)
     assert len(small) < len(page) - 40_000
+
+
+def test_maps_of_large_scenes_stay_small_and_keep_their_means_and_pixels():
+    noise = np.random.default_rng(0).random((901, 640)).astype(np.float32)
+    noise[:300, :300] = np.nan
+    small = plots.map_plot(noise[300:600, 300:600], "°")
+    assert len(plots.map_plot(noise, "°")["light"]) < 2 * len(small["light"])
+    axes = Figure().subplots()
+    shown = plots._image(axes, noise)
+    cells = shown.get_array()
+    assert cells.shape == (301, 214)
+    assert axes.get_xlim() == (-0.5, 641.5)
+    assert np.isnan(cells.filled(np.nan)[:100, :100]).all()
+    assert cells[150, 150] == pytest.approx(noise[450:453, 450:453].mean())

@@ -27,6 +27,8 @@ DARK = {
     "cycle": ("#56B4E9", "#E69F00", "#2BD4A5", "#E5A3C8", "#F0E442", "#A5D8FF", "#ffffff"),
 }  # fmt: skip
 STYLES = ("-", "--", "-.", ":")
+MAP_CELLS = 320
+"""Of a map along its longer side: finer ones would not be seen, and eight of them fill a page."""
 
 Theme = Mapping[str, Any]
 Plot = Mapping[str, str]  # {"light": data URI, "dark": data URI, "width": pixels on the page}
@@ -141,7 +143,7 @@ def map_plot(
         axes = figure.subplots()
         found = values[np.isfinite(values)]
         high = top if top is not None else float(np.percentile(found, 98)) if found.size else 1.0
-        shown = axes.imshow(values, cmap="cividis", vmin=0, vmax=max(high, 1e-6), interpolation="nearest")
+        shown = _image(axes, values, cmap="cividis", vmin=0, vmax=max(high, 1e-6))
         axes.set_xlabel(f"{pixels} (columns)")
         axes.set_ylabel("rows")
         _colour_bar(figure, shown, axes, theme, label)
@@ -157,7 +159,7 @@ def error_plot(values: NDArray[Any], label: str, pixels: str) -> Plot:
         axes = figure.subplots()
         found = np.abs(values[np.isfinite(values)])
         high = max(float(np.percentile(found, 98)) if found.size else 1.0, 1e-6)
-        shown = axes.imshow(values, cmap="PuOr_r", vmin=-high, vmax=high, interpolation="nearest")
+        shown = _image(axes, values, cmap="PuOr_r", vmin=-high, vmax=high)
         axes.set_xlabel(f"{pixels} (columns)")
         axes.set_ylabel("rows")
         _colour_bar(figure, shown, axes, theme, label)
@@ -308,6 +310,20 @@ def _by_wavelength(
 
 def _axis_name(wavelengths_nm: Sequence[float] | None) -> str:
     return "band" if wavelengths_nm is None else "wavelength (nm)"
+
+
+def _image(axes: Any, values: NDArray[Any], **how: Any) -> Any:
+    """A map (h, w) in its own pixels; of a large one, means over square cells of those that have a value."""
+    step = -(-max(values.shape) // MAP_CELLS)
+    height, width = (-(-side // step) for side in values.shape)
+    rim = [(0, size * step - side) for size, side in zip((height, width), values.shape, strict=True)]
+    cells = np.pad(values.astype(float), rim, constant_values=np.nan)
+    cells = cells.reshape(height, step, width, step).swapaxes(1, 2).reshape(height, width, -1)
+    there = np.isfinite(cells)
+    count = there.sum(-1)
+    means = np.where(count > 0, np.where(there, cells, 0).sum(-1) / np.maximum(count, 1), np.nan)
+    edges = (-0.5, width * step - 0.5, height * step - 0.5, -0.5)
+    return axes.imshow(means, extent=edges, interpolation="nearest", **how)
 
 
 def _colour_bar(figure: Figure, shown: Any, axes: Any, theme: Theme, label: str) -> None:
