@@ -18,6 +18,7 @@ from torch import Tensor
 
 from hsi_fuse.errors import HsiFuseError
 from hsi_fuse.problem import Estimate, Problem
+from hsi_fuse.quality.cube import strips
 from hsi_fuse.quality.reduced import degrade
 from hsi_fuse.sensors.sense import supported
 from hsi_fuse.solve import feather
@@ -39,7 +40,6 @@ EVEN = 0.1
 """Share of a band's error that is everywhere, however little the estimates differ at a pixel."""
 CLEAR = 4.0
 """Standard deviations by which neighbours must agree before what they agree in counts as detail."""
-BLOCK_VALUES = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -104,10 +104,8 @@ class Uncertainty:
         """
         bands, height, width = len(self.basis), *keep.shape
         total = torch.zeros(bands, dtype=torch.float64, device=keep.device)
-        step = max(1, BLOCK_VALUES // (bands * width))
-        for start in range(0, height, step):
-            block = self.rows(start, min(start + step, height))
-            total += (block * keep[start : start + step]).double().sum((1, 2))
+        for start, stop in strips((bands, height, width)):
+            total += (self.rows(start, stop) * keep[start:stop]).double().sum((1, 2))
         sigma = total / keep.sum().clamp_min(1)
         return {
             "assessable": True,
