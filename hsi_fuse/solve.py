@@ -120,7 +120,7 @@ def standardise(guide: Tensor, weight: Tensor) -> Tensor:
     return (guide - inside.mean(1)[:, None, None]) / inside.std(1).clamp_min(1e-12)[:, None, None]
 
 
-def anchor(problem: Problem, low: Tensor, detail: Tensor) -> Prior:
+def anchor(problem: Problem, low: Tensor, detail: Tensor, elsewhere: Tensor | None = None) -> Prior:
     """Make a prior of guessed coefficients: the guess where the guide is, interpolation elsewhere.
 
     Both are blended over `FEATHER_HSI_PX`, so that no seam shows where the guide ends. How far the guess
@@ -132,9 +132,12 @@ def anchor(problem: Problem, low: Tensor, detail: Tensor) -> Prior:
         The HSI's coefficients, holes filled.
     detail : Tensor (k, H, W)
         The guess; its values where the guide has no weight are not used.
+    elsewhere : Tensor (k, H, W), optional
+        In place of interpolation: an estimate that has become it already where the guide ends. Blended with
+        interpolation once more, it would lose the guide's texture far inside the guide.
     """
     ratio, psf = problem.ratio, problem.sensor.psf
-    plain = upsample(low, ratio)
+    plain = upsample(low, ratio) if elsewhere is None else elsewhere
     guess = plain + feather(problem.guide_weight, problem.hsi_weight, ratio) * (detail - plain)
     error = low - blur_down(guess, psf, ratio)
     support = supported(problem.guide_weight, problem.hsi_weight, psf, ratio)

@@ -297,6 +297,16 @@ def test_the_anchor_is_the_guess_inside_and_interpolation_outside(half):
     assert torch.allclose(inside, torch.tensor(7.0), atol=1e-4)
 
 
+def test_the_anchor_falls_to_another_estimate_where_one_is_given(half):
+    _, problem = half
+    low = problem_subspace(problem).project(problem.hsi)
+    size = (len(low), *problem.guide.shape[1:])
+    prior = anchor(problem, low, torch.full(size, 7.0), torch.full(size, 5.0))
+    assert torch.equal(
+        prior.mean, 5 + 2 * feather(problem.guide_weight, problem.hsi_weight, RATIO).expand(size)
+    )
+
+
 def test_the_anchor_reads_the_guess_s_error_from_the_hsi(half):
     _, problem = half
     subspace = problem_subspace(problem)

@@ -135,6 +135,15 @@ def test_a_guide_over_half_the_scene_helps_there_and_harms_nowhere(stage, pairs)
         assert psnr(found, plain, far) > 35
 
 
+@pytest.mark.parametrize("stage", ["coupled", "uafl", "ssc"], indirect=True)
+def test_where_the_guide_ends_no_texture_of_the_map_estimate_is_lost(stage, pairs):
+    pair = pairs[4]
+    problem = problem_of(pair, half(pair))
+    before, found = run(STAGES["map"](), problem), run(stage, problem)
+    inside = problem.guide_weight > 0
+    assert psnr(cube(found), pair.truth, inside) > psnr(cube(before), pair.truth, inside) - 0.1
+
+
 def test_without_any_guide_it_is_interpolation(stage, pairs):
     pair = pairs[4]
     problem = problem_of(pair, torch.zeros(pair.guide.shape[1:]))

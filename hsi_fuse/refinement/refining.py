@@ -208,7 +208,8 @@ class Refining(MapOptions, ABC):
         guess = warp(scene.start[None], flow[None])[0]
         moved = realigned(problem, flow)
         moved = moved if repairer is None else repairer(moved, scene.sight(moved), flow, crop_px)
-        estimate = self._finish(moved, scene.estimate(guess + residual if keep_residual else guess))
+        guess = guess + residual if keep_residual else guess
+        estimate = self._finish(moved, scene.estimate(guess), start)
         if start.spread is not None:
             estimate = replace(estimate, spread=warp(start.spread[None], flow[None])[0])
         verdict |= {"kept": True, "flow_rms_px": float((flow**2).sum(0).mean().sqrt())}
@@ -308,16 +309,16 @@ class Refining(MapOptions, ABC):
         problem = realigned(problem, torch.zeros_like(flow))
         errors = []
         for guess in (sight.start, sight.start + added):
-            found = self._finish(problem, scene.estimate(guess))
+            found = self._finish(problem, scene.estimate(guess), scene.estimate(sight.start))
             errors.append(((within(scene.subspace, found) - sight.truth) ** 2).mean(0))
         return Comparison.on(degraded.blocks, *errors)
 
-    def _finish(self, problem: Problem, guess: Estimate) -> Estimate:
-        """Data consistency, around a guess."""
+    def _finish(self, problem: Problem, guess: Estimate, start: Estimate) -> Estimate:
+        """Data consistency, around a guess; around the start where there is no guide."""
         subspace = problem_subspace(problem, self.dimensions)
         moved = reconcile(problem, subspace)
         low = subspace.project(fill_nearest(moved.hsi, moved.hsi_weight))
-        prior = anchor(moved, low, within(subspace, guess))
+        prior = anchor(moved, low, within(subspace, guess), within(subspace, start))
         coefficients, _ = solve_map(moved, subspace, prior, self)
         return Estimate(subspace.basis, subspace.mean, coefficients)
 

@@ -171,7 +171,7 @@ class Coupled(MapOptions):
         missed = float(anchor(scene, low, detail).covariance.trace())
         missed /= float(interpolation_error(low, scene.ratio).trace())
         weight = self.share * max(1 - missed, 0.0)
-        blended = anchor(scene, low, weight * detail + (1 - weight) * mean[0]).covariance
+        blended = anchor(scene, low, weight * detail + (1 - weight) * mean[0], mean[0]).covariance
         verdict = {
             "kept": True,
             "network_weight": weight,
@@ -306,7 +306,7 @@ class _Taught:
         if self.network is not None and self.blended is not None:
             detail = _whole(self.network, part, self.lesson.texture)
             low = subspace.project(fill_nearest(part.hsi, part.hsi_weight))  # (k, h, w)
-            guess = anchor(part, low, self.weight * detail + (1 - self.weight) * mean)
+            guess = anchor(part, low, self.weight * detail + (1 - self.weight) * mean, mean)
             guess = replace(guess, covariance=self.blended, texture=self.lesson.texture)
             coefficients, more = solve_map(part, subspace, guess, self.stage)
             iterations += more
