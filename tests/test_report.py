@@ -1,5 +1,6 @@
 """The report page: offline, escaped, complete, reproducible, and its numbers are those of the JSON."""
 
+import base64
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -158,11 +159,11 @@ def test_the_registration_is_shown(scene, quality):
     whole = shown(alignment_of())
     assert "Response of the reference: band 2 is inverted; gamma 2.2." in whole
     assert ">0.987<" in whole
-    assert whole.count("<picture>") == 3
+    assert whole.count('class="plot"') == 3
     assert "exponent" not in whole  # in words, and in quality.json
     # nothing is drawn of what there is not
-    assert shown(alignment_of(ties=0)).count("<picture>") == 2
-    assert shown(alignment_of(local=False)).count("<picture>") == 2
+    assert shown(alignment_of(ties=0)).count('class="plot"') == 2
+    assert shown(alignment_of(local=False)).count('class="plot"') == 2
 
 
 def test_the_local_part_is_told_without_the_starts():
@@ -273,11 +274,20 @@ def test_pictures_give_way_where_a_page_grows_too_large(scene, quality, page, mo
     assert len(small) < len(page) - 40_000
 
 
+def test_a_plot_is_drawn_once_and_every_colour_of_it_has_one_for_dark_pages():
+    history = [{"step": step, "loss": 0.5 / step, "held_out": 0.4 / step} for step in (1, 2)]
+    svg = base64.b64decode(plots.history_plot(history)["uri"].partition(",")[2]).decode()
+    assert svg.count("prefers-color-scheme:dark") == 1
+    painted = re.findall(r"(?:fill|stroke): ([^;\"]+)", svg)
+    assert len(painted) > 20
+    assert {colour for colour in painted if not colour.startswith("var(--c")} <= {"none"}
+
+
 def test_maps_of_large_scenes_stay_small_and_keep_their_means_and_pixels():
     noise = np.random.default_rng(0).random((901, 640)).astype(np.float32)
     noise[:300, :300] = np.nan
     small = plots.map_plot(noise[300:600, 300:600], "°")
-    assert len(plots.map_plot(noise, "°")["light"]) < 2 * len(small["light"])
+    assert len(plots.map_plot(noise, "°")["uri"]) < 2 * len(small["uri"])
     axes = Figure().subplots()
     shown = plots._image(axes, noise)
     cells = shown.get_array()
