@@ -115,7 +115,7 @@ def train(
     SolveError
         The loss was not finite before any state was worth keeping.
     """
-    optimiser = torch.optim.Adam(groups)
+    optimiser = torch.optim.Adam(groups, fused=True)
     scheduler = schedule.rates(optimiser)
     place = next_place(what)
     if draws is None:

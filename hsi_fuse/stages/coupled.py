@@ -129,7 +129,7 @@ class Coupled(MapOptions):
     learning_rate: float = 3e-3
     hidden: int = 64
     endmembers: int = 0
-    crop_hsi_px: int = 16
+    crop_hsi_px: int = 12
     held_out: float = 0.1
     imitate: int = 300
     balance: float = 0.5
