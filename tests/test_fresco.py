@@ -309,3 +309,10 @@ def test_only_known_places_are_taken_from() -> None:
     wrong = detail.clone()
     wrong[:, :, 7 * RATIO :] = 1e6
     assert float(Examples.of(wrong, coarse, known, basis, 0).pasted(coarse).abs().max()) < 100
+
+
+def test_of_many_places_some_are_drawn() -> None:
+    coarse, detail, basis = _striped(40, 40, 4)
+    examples = Examples.of(detail, coarse, torch.ones(40, 40, dtype=torch.bool), basis, 0)
+    assert len(examples.places) == 512
+    assert len(examples.patterns) == 8 * 512

@@ -15,7 +15,8 @@ REACH = 1
 SIDE = 2 * REACH + 1
 TURNS = 8
 """Ways to turn and mirror a square."""
-MOST_PLACES = 2048
+MOST_PLACES = 512
+"""Known places to choose from; of more, some are drawn."""
 MOST_RAISED = 3.0
 """Most that the mean of overlapping details is raised by."""
 
