@@ -7,6 +7,7 @@ Gaussian process carries what is not linear, and knows how far a colour lies fro
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,6 +60,13 @@ class ColourModel:
     @classmethod
     def of(cls, colours: Tensor, spectra: Tensor, noise: float = NOISES[0], seed: int = 0) -> ColourModel:
         """Learn from pixels: colours (m, N), spectra (k, N); `noise` as in `NOISES`."""
+        return cls.of_each(colours, spectra, (noise,), seed)[0]
+
+    @classmethod
+    def of_each(
+        cls, colours: Tensor, spectra: Tensor, noises: Sequence[float], seed: int = 0
+    ) -> list[ColourModel]:
+        """The same by several noises, of which only the last solve knows."""
         draw = torch.Generator().manual_seed(seed)
         some = torch.randperm(colours.shape[1], generator=draw)[:TAUGHT].to(colours.device)
         colours, spectra = colours[:, some].double(), spectra[:, some].double()
@@ -73,9 +81,10 @@ class ColourModel:
         across, among = _covariance(nodes, places), _covariance(nodes, nodes)
         eye = torch.eye(len(nodes), dtype=among.dtype, device=among.device)
         rest = (wanted - plane @ away).T
-        weights = torch.linalg.solve(across @ across.T + noise * (among + 1e-8 * eye), across @ rest)
+        gram, right, floor = across @ across.T, across @ rest, among + 1e-8 * eye
         factor = torch.linalg.cholesky(among + DOUBT_NOISE * eye)
-        return cls(centre, whiten, plane, level, nodes, weights, factor)
+        found = (torch.linalg.solve(gram + noise * floor, right) for noise in noises)
+        return [cls(centre, whiten, plane, level, nodes, weights, factor) for weights in found]
 
     def __call__(self, colours: Tensor) -> Tensor:
         """Spectra (k, N) expected of colours (m, N)."""
@@ -118,17 +127,16 @@ def learn(taught: Pixels, asked: Pixels, seed: int = 0) -> tuple[ColourModel, Te
     Tensor (k, M), float64
         Errors of the pixels asked, each by a model that was taught nothing of its part.
     """
-    parts = sorted(set(asked.fold.tolist()))
-    found: list[tuple[float, float, Tensor]] = []
-    for noise in NOISES:
-        errors = []
-        for part in parts:
-            here, others = asked.fold == part, taught.fold != part
-            model = ColourModel.of(taught.colours[:, others], taught.spectra[:, others], noise, seed)
-            errors.append((model(asked.colours[:, here]) - asked.spectra[:, here]).double())
-        left = torch.cat(errors, 1)
-        found.append((float(left.square().mean()), noise, left))
-    _, noise, left = min(found, key=lambda each: each[0])
+    errors: list[list[Tensor]] = [[] for _ in NOISES]
+    for part in sorted(set(asked.fold.tolist())):
+        here, others = asked.fold == part, taught.fold != part
+        models = ColourModel.of_each(taught.colours[:, others], taught.spectra[:, others], NOISES, seed)
+        for each, model in zip(errors, models, strict=True):
+            each.append((model(asked.colours[:, here]) - asked.spectra[:, here]).double())
+    left, noise = min(
+        zip((torch.cat(each, 1) for each in errors), NOISES, strict=True),
+        key=lambda each: float(each[0].square().mean()),
+    )
     return ColourModel.of(taught.colours, taught.spectra, noise, seed), left
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hsi_fuse.overlap.extend import coefficients_of
+from hsi_fuse.overlap.examples import Examples
+from hsi_fuse.overlap.extend import coefficients_of, extend, strips
 from hsi_fuse.overlap.unregistered import Unmixed
 from hsi_fuse.physics import blur_down
-from hsi_fuse.problem import Problem
+from hsi_fuse.problem import Estimate, Problem
 from hsi_fuse.subspace import fill_nearest, upsample
 
 JUDGED_BANDS = 16
@@ -103,110 +104,147 @@ def split(valid: Tensor, ratio: int) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """Ground that the guide shows, made coarse, to be sharpened again without it.
+class Ground:
+    """Ground that the guide shows: sharp as it says, and coarse.
 
-    Where the pair is registered the HSI itself is what is coarse; else it is the guide's product, blurred.
+    Where the pair is registered that is the fused product, carried on to the guide's rim, and the HSI; else
+    it is the guide's own product, and the same made coarse.
 
     Attributes
     ----------
-    maps : Tensor (K, h, w)
-        Coarse abundances, as the translator gets them.
+    sharp : Estimate
+        In coefficients (k, H, W), H and W whole coarse pixels.
+    coarse : Tensor (k, h, w)
     plain : Tensor (k, H, W)
         The coarse image, interpolated.
-    start : Tensor (k, H, W)
+    restored : Tensor (k, H, W)
         The same in line with the sensor.
-    truth : Tensor (k, H, W)
-        What the guide says.
-    where : Tensor (H, W), bool
+    detail : Tensor (k, H, W)
+        What that misses and the sensor cannot see.
+    valid : Tensor (H, W), bool
+    maps : Tensor (K, h, w)
+        Coarse abundances, as the translator gets them.
     mixing : Tensor (k, K)
         Coefficients of what a translator's map stands for.
-    bands : Tensor (b, k)
-        Some bands of what coefficients stand for.
     """
 
+    sharp: Estimate
+    coarse: Tensor
+    plain: Tensor
+    restored: Tensor
+    detail: Tensor
+    valid: Tensor
     maps: Tensor
+    mixing: Tensor
+
+    @classmethod
+    def of(
+        cls, problem: Problem, start: Estimate, unmixed: Unmixed, scale: Tensor, share: Tensor, steps: int
+    ) -> Ground:
+        """Of a pair that was fused to `start` and unmixed; maps are divided by `scale` (K, 1, 1).
+
+        `share` (K, 1, 1) is how much of the HSI's own maps the translator gets to see.
+
+        Raises
+        ------
+        SolveError
+            Too little of the HSI lies under the guide.
+        """
+        ratio, psf = problem.ratio, problem.sensor.psf
+        if problem.native is None:
+            shown = problem.guide_weight
+            sharp = extend(problem, start, problem.guide, shown, (0, 0), everywhere=False).estimate
+            image = fill_nearest(sharp.coefficients, shown)
+            coarse = coefficients_of(sharp, fill_nearest(problem.hsi, problem.hsi_weight), problem.hsi_noise)
+            maps = share * unmixed.coarse / scale
+        else:
+            height, width = (side // ratio * ratio for side in problem.native.weight.shape)
+            shown = problem.native.weight[:height, :width]
+            sharp = unmixed.estimate
+            image = fill_nearest(sharp.coefficients[:, :height, :width], shown)
+            coarse = blur_down(image, psf, ratio)
+            maps = blur_down(unmixed.fine[:, :height, :width] / scale, psf, ratio)
+        plain = upsample(coarse, ratio)
+        restored = in_line(plain, coarse, psf, ratio, steps)
+        detail = in_line(image - restored, torch.zeros_like(coarse), psf, ratio, steps)
+        ends = unmixed.spectra * scale[:, 0, 0] + sharp.mean[:, None]
+        mixing = coefficients_of(sharp, ends, problem.hsi_noise)
+        sharp = replace(sharp, coefficients=image)
+        return cls(sharp, coarse, plain, restored, detail, shown > 0, maps, mixing)
+
+    def quarters(self) -> list[Tensor]:
+        """Strips of the valid pixels, (H, W) bool each."""
+        numbers = strips(self.valid)
+        return [(numbers == number) & self.valid for number in range(int(numbers.max()) + 1)]
+
+    def mixed(self, maps: Tensor) -> Tensor:
+        """Coefficients (k, ...) of what a translator makes, (K, ...)."""
+        return torch.tensordot(self.mixing, maps, dims=1)
+
+    def examples(self, missed: Tensor, ratio: int, without: Tensor | None, seed: int) -> Examples:
+        """Of what is missed (k, H, W), from where all is valid and not `without` (H, W), bool."""
+        known = self.valid if without is None else self.valid & ~without
+        whole = -F.max_pool2d(-known.float()[None, None], ratio)[0, 0] > 0
+        # the fused product is soft at the guide's rim
+        return Examples.of(missed, self.coarse, _eroded(whole, 1), self.sharp.basis, seed)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A part of the ground, to be sharpened again without the guide.
+
+    Attributes
+    ----------
+    plain, start, truth : Tensor (b, H, W)
+        Some bands, interpolated, in line with the sensor, and as the guide says.
+    where : Tensor (H, W), bool
+    bands : Tensor (b, k)
+        Those bands of what coefficients stand for.
+    """
+
     plain: Tensor
     start: Tensor
     truth: Tensor
     where: Tensor
-    mixing: Tensor
     bands: Tensor
 
     @classmethod
-    def of(
-        cls, problem: Problem, unmixed: Unmixed, held: Tensor, scale: Tensor, share: Tensor, steps: int
-    ) -> HeldOut:
-        """Of the pixels `held` (H, W), bool, of the guide; maps are divided by `scale` (K, 1, 1).
-
-        `share` (K, 1, 1) is how much of the HSI's own maps the translator gets to see.
-        """
-        ratio, psf, product = problem.ratio, problem.sensor.psf, unmixed.estimate
-        (rows, columns), (low_rows, low_columns) = _box(held, ratio)
-        truth = product.coefficients[:, rows, columns]
-        if problem.native is None:
-            hsi = fill_nearest(problem.hsi, problem.hsi_weight)[:, low_rows, low_columns]
-            image, maps = coefficients_of(product, hsi, problem.hsi_noise), share * unmixed.coarse
-            maps = maps[:, low_rows, low_columns] / scale
-        else:
-            image = blur_down(truth, psf, ratio)
-            maps = blur_down(unmixed.fine[:, rows, columns] / scale, psf, ratio)
-        plain = upsample(image, ratio)
-        clear = _eroded(held[rows, columns], ratio)  # its rim knows too little of what is around
-        some = torch.linspace(0, len(product.basis) - 1, min(len(product.basis), JUDGED_BANDS)).long()
-        ends = unmixed.spectra * scale[:, 0, 0] + product.mean[:, None]
-        return cls(
-            maps,
-            plain,
-            in_line(plain, image, psf, ratio, steps),
-            truth,
-            clear if bool(clear.any()) else held[rows, columns],
-            coefficients_of(product, ends, problem.hsi_noise),
-            product.basis[some],
+    def of(cls, ground: Ground, held: Tensor, ratio: int) -> HeldOut:
+        """Of the pixels `held` (H, W), bool."""
+        basis = ground.sharp.basis
+        bands = basis[torch.linspace(0, len(basis) - 1, min(len(basis), JUDGED_BANDS)).long()]
+        clear = _eroded(held, ratio)  # its rim knows too little of what is around
+        plain, start, truth = (
+            torch.tensordot(bands, each, dims=1)
+            for each in (ground.plain, ground.restored, ground.sharp.coefficients)
         )
+        return cls(plain, start, truth, clear if bool(clear.any()) else held, bands)
 
-    def judge(self, detail: Tensor, gains: Sequence[float]) -> list[dict[str, float]]:
-        """What a translator's detail (K, H, W) does, `gain` times, in the mean over bands.
+    def judge(self, details: Iterable[Tensor]) -> list[dict[str, float]]:
+        """What each detail (k, H, W) does, in the mean over bands.
 
         `psnr_gain_db` over interpolation, and the distance of gradients over interpolation's.
         """
-        added = torch.tensordot(self.bands @ self.mixing, detail, dims=1)
-        truth, start, plain = (
-            torch.tensordot(self.bands, each, dims=1) for each in (self.truth, self.start, self.plain)
-        )
-        wanted = _magnitudes(truth, self.where)
-        worst, far = self._error(plain, truth), _apart(_magnitudes(plain, self.where), wanted)
+        wanted = _magnitudes(self.truth, self.where)
+        worst, far = self._error(self.plain), _apart(_magnitudes(self.plain, self.where), wanted)
         told = []
-        for gain in gains:
-            image = start + gain * added
-            ratio = worst / self._error(image, truth)
+        for detail in details:
+            image = self.start + torch.tensordot(self.bands, detail, dims=1)
             distance = _apart(_magnitudes(image, self.where), wanted)
             told.append(
                 {
-                    "gain": gain,
-                    "psnr_gain_db": float(10 * torch.log10(ratio).mean()),
+                    "psnr_gain_db": float(10 * torch.log10(worst / self._error(image)).mean()),
                     "gradient_ratio": distance / max(far, 1e-30),
                 }
             )
         return told
 
-    def _error(self, image: Tensor, truth: Tensor) -> Tensor:
+    def _error(self, image: Tensor) -> Tensor:
         """Mean squared error of each band (b,)."""
-        return (image - truth)[:, self.where].square().mean(1).clamp_min(1e-30)
+        return (image - self.truth)[:, self.where].square().mean(1).clamp_min(1e-30)
 
 
 def _eroded(valid: Tensor, reach: int) -> Tensor:
     """Pixels of (H, W), bool, whose surroundings are all true and within the image."""
     padded = F.pad(valid.float()[None, None], [reach] * 4)
     return -F.max_pool2d(-padded, 2 * reach + 1, stride=1)[0, 0] > 0
-
-
-def _box(held: Tensor, ratio: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """Whole HSI pixels around the pixels held out, in fine pixels and in HSI pixels: rows, columns."""
-    fine, coarse = [], []
-    for axis in (1, 0):
-        line = torch.nonzero(held.any(axis))[:, 0]
-        first, last = int(line.min()) // ratio, min(int(line.max()) + 1, held.shape[1 - axis]) // ratio
-        coarse.append(slice(first, last))
-        fine.append(slice(first * ratio, last * ratio))
-    return (fine[0], fine[1]), (coarse[0], coarse[1])

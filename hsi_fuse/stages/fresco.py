@@ -13,7 +13,7 @@ from hsi_fuse.errors import SolveError
 from hsi_fuse.nets.translator import Critic, Sharpen, SharpenEach
 from hsi_fuse.optimise import Schedule, Trained, train
 from hsi_fuse.overlap.extend import coefficients_of
-from hsi_fuse.overlap.texture import HeldOut, Patches, in_line, places, split
+from hsi_fuse.overlap.texture import Ground, HeldOut, Patches, in_line, places, split
 from hsi_fuse.overlap.unregistered import Unmixed, UnmixOptions, unmix_problem
 from hsi_fuse.physics import blur_down
 from hsi_fuse.problem import Estimate, OnStep, Problem, StageResult
@@ -21,7 +21,14 @@ from hsi_fuse.subspace import fill_nearest, upsample
 
 LEAST_PATCH, LEAST_PLACES = 6, 64
 GAINS = tuple(0.25 * i for i in range(13))
-MARGIN_DB = 0.3
+"""Of the translator's detail alone, in training."""
+SHARES = (0.0, 0.5, 1.0)
+"""Of it, where examples fill what it misses."""
+EXAMPLES = tuple(0.1 * i for i in range(13))
+"""How much of the examples' detail."""
+MARGIN_DB = 0.2
+UNPLACED_MARGIN_DB = 0.5
+"""The same where nothing is registered: there the ground that judges is what was taught, made coarse."""
 CHECKS = 10
 """Looks at the ground that judges, in a training."""
 ADVERSARIAL_EVERY = 2
@@ -46,10 +53,14 @@ class Fresco:
     made coarse, serve as pairs too (`paired`); they are turned by right angles, as interpolating them would
     blur them.
 
-    A part of the guide is held out in a first, shorter training: if f does not beat interpolation there, in
-    error and in the distribution of gradients, interpolation stays. Then f learns from all of the guide. Of
-    each seed's states, of the seeds, and of how much of the detail is used, that is taken which brings
-    gradients nearest to the guide's on its ground while a margin over interpolation's error is left.
+    What f misses on the guide's ground is carried over by example (`Examples`): most of the detail that the
+    sensor cannot see does not follow from the coarse maps, and a mean over what it may be has no texture.
+
+    A part of the guide is held out in a first, shorter training: if the whole does not beat interpolation
+    there, in error and in the distribution of gradients, interpolation stays. Then f learns from all of the
+    guide. Of each seed's states, of the seeds, and of how much of f and of the examples is used, that is
+    taken which brings gradients nearest to the guide's on its ground while a margin over interpolation's
+    error is left; there a quarter of the ground takes its examples from the others.
 
     Attributes
     ----------
@@ -69,6 +80,8 @@ class Fresco:
         Whether the materials share one translator. The paper's own check is that they must.
     critic, paired : float
         Weights of the losses: the critic's (least squares), and pairs of the guide's own patches.
+    examples : bool
+        Whether what f misses is filled by example.
     consistency : int
         Steps of back-projection.
     unmix : UnmixOptions
@@ -84,6 +97,7 @@ class Fresco:
     shared: bool = True
     critic: float = 0.01
     paired: float = 1.0
+    examples: bool = True
     consistency: int = 12
     unmix: UnmixOptions = field(default_factory=UnmixOptions)
 
@@ -101,30 +115,37 @@ class Fresco:
             return StageResult(start, {"kept": False, "reason": "the reference covers all of the scene"})
         unmixed = unmix_problem(problem, self.unmix, on_step)
         try:
-            learned = self._learn(problem, unmixed, on_step)
+            learned = self._learn(problem, start, unmixed, on_step)
         except SolveError as error:
             return StageResult(start, {"kept": False, "reason": str(error)}, unmixed=unmixed)
-        if learned.sharpener is None:
+        if not learned.verdict["kept"]:
             reason = "on a part of the reference held out it does no better than interpolation"
             return StageResult(start, {**learned.verdict, "reason": reason}, unmixed=unmixed)
-        maps = learned.sharpener(learned.share * unmixed.coarse / learned.scale)
-        detail = learned.gain * learned.scale * maps
-        found = self._fill(problem, start, unmixed.spectra, detail, open_to)
+        found = self._fill(problem, start, self._detail(problem, start, unmixed, learned), open_to)
         return StageResult(found, learned.verdict, learned.history, unmixed=unmixed)
 
-    def _fill(
-        self, problem: Problem, start: Estimate, ends: Tensor, detail: Tensor, open_to: Tensor
-    ) -> Estimate:
-        """`start` with detail (K, H, W) of endmembers (n, K), as far as pixels are open to it (H, W)."""
-        ratio, psf = problem.ratio, problem.sensor.psf
-        spectra = coefficients_of(start, ends + start.mean[:, None], problem.hsi_noise)  # (k, K)
-        added = torch.tensordot(spectra, detail, dims=1)
-        low = coefficients_of(start, fill_nearest(problem.hsi, problem.hsi_weight), problem.hsi_noise)
-        found = in_line(start.coefficients, low, psf, ratio, self.consistency, open_to)
-        return replace(start, coefficients=found + open_to * added)
+    def _detail(self, problem: Problem, start: Estimate, unmixed: Unmixed, learned: _Learned) -> Tensor:
+        """What the HSI's maps and image suggest, (k, H, W) in the basis of `start`."""
+        ground, sharpener = learned.ground, learned.sharpener
+        detail = learned.gain * ground.mixed(sharpener(learned.share * unmixed.coarse / learned.scale))
+        if learned.amount:
+            missed = ground.detail - learned.gain * ground.mixed(sharpener(ground.maps))
+            examples = ground.examples(missed, problem.ratio, None, problem.seed)
+            hsi = fill_nearest(problem.hsi, problem.hsi_weight)
+            pasted = examples.pasted(coefficients_of(ground.sharp, hsi, problem.hsi_noise))
+            detail = detail + learned.amount * sharpener.unseen(pasted)
+        spectra = ground.sharp.basis + start.mean[:, None]
+        return torch.tensordot(coefficients_of(start, spectra, problem.hsi_noise), detail, dims=1)
 
-    def _learn(self, problem: Problem, unmixed: Unmixed, on_step: OnStep) -> _Learned:
-        """The translator, and what it does on a part of the guide held out.
+    def _fill(self, problem: Problem, start: Estimate, detail: Tensor, open_to: Tensor) -> Estimate:
+        """`start` with a detail (k, H, W), as far as pixels are open to it (H, W)."""
+        low = coefficients_of(start, fill_nearest(problem.hsi, problem.hsi_weight), problem.hsi_noise)
+        psf, ratio = problem.sensor.psf, problem.ratio
+        found = in_line(start.coefficients, low, psf, ratio, self.consistency, open_to)
+        return replace(start, coefficients=found + open_to * detail)
+
+    def _learn(self, problem: Problem, start: Estimate, unmixed: Unmixed, on_step: OnStep) -> _Learned:
+        """The translator, how much of it and of examples is used, and what it does on ground held out.
 
         Raises
         ------
@@ -134,7 +155,8 @@ class Fresco:
         ratio, psf, seen = problem.ratio, problem.sensor.psf, problem.hsi_weight > 0
         native = problem.native.weight if problem.native is not None else problem.guide_weight
         scale, share = _scales(unmixed, native, problem.hsi_weight, psf, ratio)
-        held, taught = split(native > 0, ratio)
+        height, width = (side // ratio * ratio for side in native.shape)
+        held, taught = split(native[:height, :width] > 0, ratio)
         fitting = (
             side
             for side in range(self.patch, LEAST_PATCH - 1, -2)
@@ -144,38 +166,68 @@ class Fresco:
         side = next(fitting, 0)
         if not side or int(held.sum()) < (4 * ratio) ** 2:
             raise SolveError("the reference shows too little ground to learn its texture from")
-        sharp, maps = fill_nearest(unmixed.fine / scale, native), share * unmixed.coarse / scale
-        coarse = Patches(maps, seen, side, any_angle=True)
+        ground = Ground.of(problem, start, unmixed, scale, share, self.consistency)
+        sharp = fill_nearest(unmixed.fine / scale, native)[:, :height, :width]
+        coarse = Patches(share * unmixed.coarse / scale, seen, side, any_angle=True)
 
-        def taught_by(where: Tensor, judged: Tensor, steps: int, seed: int) -> _Try:
+        def taught_by(where: Tensor, judged: list[Tensor], steps: int, seed: int) -> _Try:
             patches = Patches(sharp, where, side * ratio, any_angle=False)
-            ground = HeldOut.of(problem, unmixed, judged, scale, share, self.consistency)
-            return self._trained(problem, patches, coarse, ground, steps, seed, on_step)
+            return self._trained(problem, patches, coarse, ground, judged, steps, seed, on_step)
 
-        gate = taught_by(taught, held, max(self.steps // 2, 1), problem.seed).told
-        kept = gate["psnr_gain_db"] >= 0 and gate["gradient_ratio"] < 1
-        verdict: dict[str, object] = {"kept": kept, **gate}
+        gate = taught_by(taught, [held], max(self.steps // 2, 1), problem.seed)
+        kept = gate.told["psnr_gain_db"] >= 0 and gate.told["gradient_ratio"] < 1
+        verdict: dict[str, object] = {"kept": kept, **gate.told}
         if not kept:
-            return _Learned(None, 0.0, scale, share, verdict, ())
+            return _Learned(gate.sharpener, ground, 0.0, 0.0, scale, share, verdict, ())
         seeds = range(problem.seed, problem.seed + self.seeds)
-        tries = [taught_by(native > 0, native > 0, self.steps, seed) for seed in seeds]
-        best = min(tries, key=lambda each: each.trained.best_score)
-        gain = best.told["gain"] if gate["gain"] else 0.0
-        verdict |= {"gain": gain, "best_step": best.trained.best_step}
-        verdict["seeds"] = [each.trained.best_score for each in tries]
-        return _Learned(best.sharpener, gain, scale, share, verdict, best.trained.history)
+        tries = [taught_by(ground.valid, ground.quarters(), self.steps, seed) for seed in seeds]
+        best = min(tries, key=lambda each: each.score)
+        chosen = {name: best.told[name] for name in ("gain", "examples")}
+        verdict |= {**chosen, "best_step": best.trained.best_step, "seeds": [each.score for each in tries]}
+        return _Learned(
+            best.sharpener,
+            ground,
+            chosen["gain"],
+            chosen["examples"],
+            scale,
+            share,
+            verdict,
+            best.trained.history,
+        )
+
+    def _chosen(
+        self, problem: Problem, ground: Ground, held: HeldOut, parts: list[Tensor], sharpener: _Sharpener
+    ) -> dict[str, float]:
+        """How much of the translator and of examples is best on some ground, and what that does there.
+
+        Each of the parts (H, W), bool, of which the ground consists, takes its examples from the rest.
+        """
+        made = ground.mixed(sharpener(ground.maps))
+        tried, details = [], []
+        for gain in SHARES if self.examples else GAINS:
+            pasted = torch.zeros_like(made)
+            for part in parts if self.examples else ():
+                examples = ground.examples(ground.detail - gain * made, problem.ratio, part, problem.seed)
+                pasted = torch.where(part, examples.pasted(ground.coarse), pasted)
+            pasted = sharpener.unseen(pasted)
+            for amount in EXAMPLES if self.examples else (0.0,):
+                tried.append({"gain": gain, "examples": amount})
+                details.append(gain * made + amount * pasted)
+        told = [{**a, **b} for a, b in zip(tried, held.judge(details), strict=True)]
+        return min(told, key=lambda each: _regret(each, _margin(problem)))
 
     def _trained(
         self,
         problem: Problem,
         sharp: Patches,
         coarse: Patches,
-        ground: HeldOut,
+        ground: Ground,
+        parts: list[Tensor],
         steps: int,
         seed: int,
         on_step: OnStep,
     ) -> _Try:
-        """A translator at its best on some ground, and how its training went.
+        """A translator at its best on the parts (H, W), bool, of the ground, and how its training went.
 
         The history tells how the critic scores real patches and made ones: 1 and 0 where it sees through all.
         """
@@ -190,6 +242,8 @@ class Fresco:
         judge = torch.optim.Adam(critic.parameters(), lr=self.learning_rate, betas=(0.5, 0.999))
         scores = {"critic_real": 0.0, "critic_made": 0.0}
         watched: list[dict[str, float]] = []
+        judged = torch.stack(parts).any(0)
+        held = HeldOut.of(ground, judged, ratio)
         rounds = [0]
 
         def loss() -> Tensor:
@@ -212,7 +266,9 @@ class Fresco:
 
         def score() -> float:
             watched.append(dict(scores))
-            return _regret(_chosen(ground, sharpener))
+            made = ground.mixed(sharpener(ground.maps))
+            told = held.judge(gain * made for gain in GAINS)
+            return min(_regret(each, _margin(problem)) for each in told)
 
         groups: list[dict[str, object]] = [
             {"params": list(translator.parameters()), "lr": self.learning_rate}
@@ -220,7 +276,8 @@ class Fresco:
         schedule = Schedule(steps, max(steps // CHECKS, 1), patience=CHECKS, flat=self.flat)
         trained = train(translator, groups, loss, score, schedule, on_step, "fresco")
         history = tuple({**a, **b} for a, b in zip(trained.history, watched, strict=True))
-        return _Try(sharpener, replace(trained, history=history), _chosen(ground, sharpener))
+        told = self._chosen(problem, ground, held, parts, sharpener)
+        return _Try(sharpener, replace(trained, history=history), told, _regret(told, _margin(problem)))
 
 
 @dataclass(frozen=True)
@@ -240,8 +297,12 @@ class _Sharpener:
     @torch.no_grad()
     def __call__(self, maps: Tensor) -> Tensor:
         """(K, h, w) -> (K, ratio h, ratio w): the detail alone, the mean of what is made from all sides."""
-        detail = torch.stack([self._each(one, k) for k, one in enumerate(maps)])
-        return in_line(detail, torch.zeros_like(maps), self.psf, self.ratio, self.consistency)
+        return self.unseen(torch.stack([self._each(one, k) for k, one in enumerate(maps)]))
+
+    def unseen(self, detail: Tensor) -> Tensor:
+        """What of a detail (c, ratio h, ratio w) the HSI's sensor does not see."""
+        nothing = detail.new_zeros(len(detail), *(side // self.ratio for side in detail.shape[1:]))
+        return in_line(detail, nothing, self.psf, self.ratio, self.consistency)
 
     def _each(self, one: Tensor, material: int) -> Tensor:
         """The detail of one map (h, w), the mean of what the translator makes of it from each side."""
@@ -257,34 +318,38 @@ class _Sharpener:
 
 @dataclass(frozen=True)
 class _Try:
-    """A training: what it made, how it went, and what it does on the ground that judges it."""
+    """A training: what it made, how it went, what it does on the ground that judges it, and its regret."""
 
     sharpener: _Sharpener
     trained: Trained
     told: dict[str, float]
+    score: float
 
 
 @dataclass(frozen=True)
 class _Learned:
-    """The translator, unless the gate is shut, and what goes with it: see `HeldOut.of`."""
+    """The translator, the ground it learned from, and how much of it and of examples is used.
 
-    sharpener: _Sharpener | None
+    `scale` and `share`: see `Ground.of`.
+    """
+
+    sharpener: _Sharpener
+    ground: Ground
     gain: float
+    amount: float
     scale: Tensor
     share: Tensor
     verdict: dict[str, object]
     history: tuple[dict[str, float], ...]
 
 
-def _chosen(ground: HeldOut, sharpener: _Sharpener) -> dict[str, float]:
-    """How much of the detail is best on the ground held out, and what it does there."""
-    detail = sharpener(ground.maps)
-    return min(ground.judge(detail, GAINS), key=_regret)
+def _regret(told: Mapping[str, float], margin_db: float) -> float:
+    """Distance of the gradients, and what the error lacks to a margin better than interpolation's."""
+    return told["gradient_ratio"] + max(margin_db - told["psnr_gain_db"], 0.0)
 
 
-def _regret(told: Mapping[str, float]) -> float:
-    """Distance of the gradients, and what the error lacks to `MARGIN_DB` better than interpolation's."""
-    return told["gradient_ratio"] + max(MARGIN_DB - told["psnr_gain_db"], 0.0)
+def _margin(problem: Problem) -> float:
+    return MARGIN_DB if problem.native is None else UNPLACED_MARGIN_DB
 
 
 def _scales(
