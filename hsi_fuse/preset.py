@@ -23,7 +23,7 @@ from hsi_fuse.problem import Stage
 from hsi_fuse.quality.assess import AssessOptions
 from hsi_fuse.registration.register import RegisterOptions
 from hsi_fuse.sensors.sense import SenseOptions
-from hsi_fuse.stages import STAGES
+from hsi_fuse.stages.table import STAGES
 
 SECTIONS: Mapping[str, type[Any]] = {
     "align": RegisterOptions,

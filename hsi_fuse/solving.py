@@ -12,7 +12,7 @@ from hsi_fuse.preset import Preset
 from hsi_fuse.problem import Estimate, OnStep, Problem, StageResult, silent
 from hsi_fuse.refinement.realign import realigned
 from hsi_fuse.refinement.refining import Refining
-from hsi_fuse.stages import STAGES
+from hsi_fuse.stages.table import STAGES
 from hsi_fuse.subspace import interpolate
 
 

@@ -12,7 +12,7 @@ import pytest
 from hsi_fuse import preset as module
 from hsi_fuse.errors import PresetError
 from hsi_fuse.preset import SECTIONS, Preset, describe, load_preset, preset_names
-from hsi_fuse.stages import STAGES
+from hsi_fuse.stages.table import STAGES
 
 
 @dataclass(frozen=True)

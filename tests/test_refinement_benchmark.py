@@ -7,7 +7,7 @@ from synthetic import observed, scene
 
 from benchmarks.refinement import ABLATION, Score, main, registered, table
 from hsi_fuse.preset import load_preset
-from hsi_fuse.stages import STAGES
+from hsi_fuse.stages.table import STAGES
 
 
 def score(scene: str, variant: str, gain: float, kept: bool) -> Score:

@@ -12,8 +12,8 @@ from hsi_fuse.overlap.unregistered import UnmixOptions
 from hsi_fuse.physics import gaussian_psf
 from hsi_fuse.problem import Estimate, Problem, Stage, silent
 from hsi_fuse.simulation.simulate import Protocol, observe
-from hsi_fuse.stages import STAGES
 from hsi_fuse.stages.map import Map, around_interpolation, around_unmixing, mean_estimate, within
+from hsi_fuse.stages.table import STAGES
 from hsi_fuse.subspace import fit_subspace, interpolate, problem_subspace
 
 CHEAP = {
