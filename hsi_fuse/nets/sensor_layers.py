@@ -25,7 +25,7 @@ class SensorLayers(nn.Module):
 
     The PSF is a softmax: non-negative, sums to 1. The SRF's rows are non-negative and divided by their sum
     (paper, equation 9); here each has a gain besides, near 1, and an offset, near 0. Deviation: the SRF's
-    support is not given, every HSI band may take part.
+    support need not be given; without it every HSI band may take part.
 
     Parameters
     ----------
@@ -33,11 +33,18 @@ class SensorLayers(nn.Module):
         Where it starts; only the shape of the rows counts.
     psf : Tensor (p, p)
     ratio : int
+    support : Tensor (m, n), optional
+        0 where a response stays 0, else 1.
     """
 
-    def __init__(self, srf: Tensor, psf: Tensor, ratio: int) -> None:
+    support: Tensor
+
+    def __init__(self, srf: Tensor, psf: Tensor, ratio: int, support: Tensor | None = None) -> None:
         super().__init__()
         self.ratio = ratio
+        self.register_buffer(
+            "support", torch.ones_like(srf) if support is None else support, persistent=False
+        )
         self.psf_logits = nn.Parameter((psf / psf.max()).clamp_min(LEAST_WEIGHT).log())
         peak = srf.amax(1, keepdim=True)
         self.responses = nn.Parameter(torch.where(peak > 0, srf / peak.clamp_min(1e-30), 1.0))
@@ -54,6 +61,14 @@ class SensorLayers(nn.Module):
         """(m, n), rows sum to the gain."""
         weights = self.responses.clamp_min(0)
         return self.gain.clamp_min(0)[:, None] * weights / weights.sum(1, keepdim=True).clamp_min(1e-12)
+
+    @torch.no_grad()
+    def project(self) -> None:
+        """Responses back to 0 at least, to be called after each step; and to 0 outside the support.
+
+        One that were left below 0 would have no gradient and never come back.
+        """
+        self.responses.clamp_(min=0).mul_(self.support)
 
     def down(self, image: Tensor) -> Tensor:
         """What the HSI's sensor sees of a fine image: (c, H, W) -> (c, h, w)."""
@@ -135,7 +150,7 @@ def learn_sensors(
         {"params": [layers.gain, layers.offset], "lr": GAIN_RATE},
     ]
     schedule = Schedule(steps, max(steps // 10, 1), 5)
-    found = train(layers, groups, loss, score, schedule, silent, "sensors", draws=())
+    found = train(layers, groups, loss, score, schedule, silent, "sensors", layers.project, draws=())
     if found.best_score >= start:
         layers.load_state_dict(before)
 

@@ -29,6 +29,8 @@ LEAST_CROP_HSI_PX = 4
 """Side of the smallest training crop, without the rim whose PSF reaches out of it."""
 SENSOR_WINDOW_HSI_PX = 192
 """Side of the window in which the sensors are learned by themselves."""
+SUPPORT = 0.1
+"""Share of its peak below which a sensed response is taken for nothing."""
 TILE_PX = 256
 """Side of the tiles in which the whole guide is unmixed."""
 
@@ -88,8 +90,12 @@ class Cucanet(MapOptions):
     sensor_steps : int
         Steps in which the sensors are learned by themselves before, with `warm` and `consistency`.
     learning_rate : float
-        Of the HSI's encoder and the decoders; the guide's encoder has half of it; sensors and attention a
-        fifth.
+        Of the HSI's encoder and the decoders; the guide's encoder has half of it; the attention, gains and
+        offsets a fifth.
+    sensor_rate : float
+        Of PSF and SRF. Adam moves a parameter by about its rate a step: from nothing both have to come some
+        units far (the PSF's logarithms by 4 or more), which the paper's fifth of `learning_rate` allows in
+        its 10000 steps (6 in all), and not in a few hundred (0.2).
     flat : float, optional
         Fraction of the steps at the full rate before it falls in a line; None: a rise, then a cosine.
     patience : int
@@ -112,9 +118,13 @@ class Cucanet(MapOptions):
     consistency : bool
         Whether the sensors must agree with each other too, C Y = R X: the closed loop of the spatial-spectral
         consistency. Without it PSF and SRF are learned from the fused cube's misfits alone.
+    learned_sensors : bool
+        Off, and with it `consistency`: PSF and SRF stay where they start. The paper's module for
+        spatial-spectral consistency is both; its ablation does not say what was left out.
     cross_attention : bool
     warm : bool
-        Else Kaiming's initialisation, a flat SRF and a flat PSF.
+        Else Kaiming's initialisation, a flat PSF, and responses flat over the support of the problem's, which
+        the paper takes as known.
     disjoint : bool
         The PSF is as large as the HSI pixel, so that HSI pixels share no ground.
     solve : bool
@@ -127,6 +137,7 @@ class Cucanet(MapOptions):
     steps: int = 1000
     sensor_steps: int = 400
     learning_rate: float = 5e-3
+    sensor_rate: float = 1e-3
     flat: float | None = None
     patience: int = 25
     endmembers: int = 30
@@ -137,6 +148,7 @@ class Cucanet(MapOptions):
     held_out: float = 0.1
     clamp: bool = True
     consistency: bool = True
+    learned_sensors: bool = True
     cross_attention: bool = True
     warm: bool = True
     disjoint: bool = False
@@ -233,8 +245,12 @@ class _Training:
         learn = (usable & ~asked).to(hsi)
         corners = hsi[:, learn > 0]
         corners = corners[:, vertices(corners, options.endmembers, problem.seed)]  # (n, K)
-        start = (given.srf, psf) if options.warm else (torch.ones_like(given.srf), torch.ones_like(psf))
-        layers = SensorLayers(*start, ratio).to(problem.device)
+        if options.warm:
+            layers = SensorLayers(given.srf, psf, ratio)
+        else:
+            support = support_of(given.srf)
+            layers = SensorLayers(support, torch.ones_like(psf), ratio, support)
+        layers = layers.requires_grad_(options.learned_sensors).to(problem.device)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(problem.seed)  # `torch.manual_seed` would seed GPUs too
             network = CoupledAutoencoders(
@@ -261,16 +277,23 @@ class _Training:
         """Train the network and the sensors, which are left at their best."""
         network, layers, options = self.network, self.layers, self.options
         draw = torch.Generator().manual_seed(self.problem.seed)
-        if options.warm and options.consistency and options.sensor_steps:
+        if options.warm and options.learned_sensors and options.consistency and options.sensor_steps:
             self._learn_sensors()
         guide = [*network.guide_blocks.parameters(), *network.guide_last.parameters()]
-        slow = [*layers.parameters(), *(network.cross.parameters() if network.cross else ())]
+        slow = [layers.gain, layers.offset, *(network.cross.parameters() if network.cross else ())]
         named = {id(p) for p in (*guide, *slow)}
         rest = [p for p in network.parameters() if id(p) not in named]
-        rates = ((rest, 1.0), (guide, 0.5), (slow, 0.2))
-        groups: list[dict[str, object]] = [
-            {"params": part, "lr": factor * options.learning_rate} for part, factor in rates
-        ]
+        rate = options.learning_rate
+        rates = (
+            *((rest, rate), (guide, 0.5 * rate), (slow, 0.2 * rate)),
+            ([layers.psf_logits, layers.responses], options.sensor_rate),
+        )
+        groups: list[dict[str, object]] = [{"params": part, "lr": rate} for part, rate in rates]
+
+        def project() -> None:
+            network.project()
+            layers.project()
+
         schedule = Schedule(options.steps, max(options.steps // 50, 1), options.patience, flat=options.flat)
         both = torch.nn.ModuleList([network, layers])
         return train(
@@ -281,7 +304,7 @@ class _Training:
             schedule,
             on_step,
             "cucanet",
-            network.project,
+            project,
             draws=(draw,),
         )
 
@@ -388,6 +411,11 @@ class _Training:
         """The crop of the guide with its halo."""
         rows, columns = (slice(s.start, s.stop + 2 * self.network.halo) for s in crop.fine)
         return self.view[:, rows, columns]
+
+
+def support_of(srf: Tensor) -> Tensor:
+    """1 where a response (m, n) is not small beside its row's peak, else 0."""
+    return (srf > SUPPORT * srf.amax(1, keepdim=True)).to(srf)
 
 
 def _mix(spectra: Tensor, abundances: Tensor) -> Tensor:
