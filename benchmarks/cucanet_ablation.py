@@ -18,11 +18,11 @@ from typing import Any
 import torch
 
 from benchmarks.runs import Job, pair_of, problem_of
+from hsi_fuse.nets.coupled_training import CoupledTraining
 from hsi_fuse.preset import load_preset
-from hsi_fuse.problem import Estimate, silent
+from hsi_fuse.problem import silent
 from hsi_fuse.quality.metrics import psnr, sam_deg
 from hsi_fuse.stages.cucanet import Cucanet
-from hsi_fuse.subspace import interpolate
 
 VARIANTS: dict[str, dict[str, bool]] = {
     "all": {},
@@ -74,11 +74,11 @@ def main(arguments: list[str] | None = None) -> int:
                 for name in variants:
                     started = time.process_time()
                     stage = replace(Cucanet(steps=options.steps, **start), **VARIANTS[name])
-                    result = stage(problem, interpolate(problem), silent)
+                    training = CoupledTraining.of(problem, stage)
+                    assert training is not None
+                    result = stage.finish(training, training.run(silent))
                     spent = time.process_time() - started
-                    spectra, abundances = (result.products[k] for k in ("endmembers", "abundances"))
-                    own = Estimate(spectra, torch.zeros(len(spectra)), abundances)
-                    cubes = (e.rows(0, e.shape[1]) for e in (own, result.estimate))
+                    cubes = (e.rows(0, e.shape[1]) for e in (training.unmixed(), result.estimate))
                     figures = [
                         f"{psnr(c, pair.truth, **where):.2f} / {sam_deg(c, pair.truth, **where).mean:.2f}"
                         for c in cubes

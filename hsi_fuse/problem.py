@@ -217,9 +217,6 @@ class StageResult:
         Figures that explain what the stage did: `kept` (bool) and whatever else it measured.
     history : sequence of mappings
         One entry for each recorded step of a training, JSON-ready.
-    products : mapping of str to Tensor
-        What a network unmixed on its way (`cucanet`): `endmembers` (n, K), `abundances` (K, H, W). The
-        product's are worked out by `materials`.
     sensor : Sensor, optional
         What the stage learned in place of the problem's, if it is the better one; None: the problem's stands.
     unmixed : Unmixed, optional
@@ -231,7 +228,6 @@ class StageResult:
     estimate: Estimate
     verdict: Mapping[str, object] = field(default_factory=dict)
     history: Sequence[Mapping[str, float]] = ()
-    products: Mapping[str, Tensor] = field(default_factory=dict)
     sensor: Sensor | None = None
     unmixed: Unmixed | None = None
     flow: Tensor | None = None

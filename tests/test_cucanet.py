@@ -8,13 +8,14 @@ from synthetic import RATIO, observed, problem_of, psnr, scene
 
 from hsi_fuse.errors import PresetError
 from hsi_fuse.losses import mean_misfit, sparsity, sum_to_one
+from hsi_fuse.nets import coupled_training
 from hsi_fuse.nets.coupled_autoencoders import CoupledAutoencoders
+from hsi_fuse.nets.coupled_training import CoupledTraining
 from hsi_fuse.nets.sensor_layers import SensorLayers, Units, resized
 from hsi_fuse.physics import gaussian_psf
 from hsi_fuse.preset import Preset, load_preset
-from hsi_fuse.problem import Problem, StageResult, silent
+from hsi_fuse.problem import Estimate, Problem, StageResult, silent
 from hsi_fuse.solving import run_stages
-from hsi_fuse.stages import cucanet
 from hsi_fuse.stages.cucanet import Cucanet
 from hsi_fuse.subspace import interpolate
 
@@ -40,6 +41,14 @@ def blurred(problem: Problem, fwhm_px: float) -> Problem:
 def network(count: int = 8, clamp: bool = True, cross: bool = True, cells: int = 0) -> CoupledAutoencoders:
     torch.manual_seed(0)
     return CoupledAutoencoders(6, 3, (5, 7), 4, count, (8, 8, 8), (5, 3, 1), clamp, cross, cells)
+
+
+def unmixed(problem: Problem, stage: Cucanet) -> Estimate:
+    """What the network has made of the guide at the end of its training."""
+    training = CoupledTraining.of(problem, stage)
+    assert training is not None
+    training.run(silent)
+    return training.unmixed()
 
 
 def parameters(part: torch.nn.Module) -> int:
@@ -96,8 +105,8 @@ def test_the_paper_s_preset_trains_on_the_whole_image_from_random_weights(proble
     )
     assert paper.steps * (paper.flat or 0) == 2000  # of 10000 epochs, before the rate falls
     small = replace(paper, steps=3, widths=(8, 8, 8), endmembers=40)  # more than HSI bands
+    assert unmixed(problem, small).basis.shape == (problem.hsi.shape[0], 40)
     result = small(problem, interpolate(problem), silent)
-    assert result.products["endmembers"].shape == (problem.hsi.shape[0], 40)
     assert result.estimate.shape == (problem.hsi.shape[0], *problem.guide.shape[1:])
 
 
@@ -112,9 +121,9 @@ def test_a_crop_with_its_halo_is_unmixed_as_the_whole():
 
 def test_tiles_leave_no_seams(problem, monkeypatch):
     stage = replace(TINY, steps=5, kernels=(3, 3, 1), solve=False)
-    whole = stage(problem, interpolate(problem), silent).products["abundances"]
-    monkeypatch.setattr(cucanet, "TILE_PX", 37)
-    tiled = stage(problem, interpolate(problem), silent).products["abundances"]
+    whole = unmixed(problem, stage).coefficients
+    monkeypatch.setattr(coupled_training, "TILE_PX", 37)
+    tiled = unmixed(problem, stage).coefficients
     assert tiled.shape == whole.shape
     assert torch.allclose(tiled, whole, atol=1e-5)
 
@@ -131,6 +140,22 @@ def test_attention_tells_each_branch_of_the_other():
             coarse.append(net.unmix_hsi(features, seen))
         assert torch.equal(fine[0], fine[1]) is not cross
         assert torch.equal(coarse[0], coarse[2]) is not cross
+
+
+def test_the_last_convolution_could_take_up_the_spectral_attention():
+    """One factor a channel for all of the image: what it says is learned otherwise, but it says no more."""
+    net, without = network(), network(cross=False)
+    hsi, guide = torch.rand(6, 5, 7), torch.rand(3, 26, 34)
+    spectral = net.attention(hsi, torch.ones(5, 7))[1]
+    assert spectral is not None
+    without.guide_blocks.load_state_dict(net.guide_blocks.state_dict())
+    with torch.no_grad():
+        plain, attended = net.guide_last.weight.chunk(2, 1)
+        without.guide_last.weight.copy_(plain + attended * spectral[None])
+        assert net.guide_last.bias is not None
+        without.guide_last.bias.copy_(net.guide_last.bias)
+    maps = (net.unmix_guide(guide, spectral)[0], without.unmix_guide(guide, None)[0])
+    assert torch.allclose(*maps, atol=1e-5)
 
 
 def test_attention_has_a_mean_of_one_and_sees_no_pixel_without_weight():
@@ -186,6 +211,20 @@ def test_units_and_layers_give_the_sensor_back(problem):
     assert float((found.psf - sensor.psf).abs().sum()) < 0.02  # but for the floor it starts from
 
 
+def test_a_response_below_zero_comes_back_and_none_leaves_its_support(problem):
+    support = torch.ones_like(problem.sensor.srf)
+    support[:, -3:] = 0
+    layers = SensorLayers(problem.sensor.srf, problem.sensor.psf, RATIO, support)
+    with torch.no_grad():
+        layers.responses.fill_(1)
+        layers.responses[0, 0] = -0.1
+    layers.project()
+    assert bool((layers.responses >= 0).all())
+    assert not bool(layers.srf[:, -3:].any())
+    layers.mix(problem.hsi).square().sum().backward()
+    assert float(layers.responses.grad[0, 0]) != 0
+
+
 def test_a_psf_is_widened_or_cut_about_its_centre():
     psf = gaussian_psf(4, 3.0, size=8)
     assert torch.allclose(resized(psf, 12)[2:-2, 2:-2], psf)
@@ -198,14 +237,41 @@ def whole(problem):
     return replace(TINY, steps=10)(problem, interpolate(problem), silent)
 
 
-@pytest.mark.parametrize("switch", ["clamp", "consistency", "cross_attention", "warm", "solve"])
+@pytest.mark.parametrize(
+    "switch", ["clamp", "consistency", "learned_sensors", "cross_attention", "warm", "solve"]
+)
 def test_every_part_has_a_switch(problem, whole, switch):
     stage = replace(TINY, steps=10, **{switch: False})
-    result = stage(problem, interpolate(problem), silent)
+    training = CoupledTraining.of(problem, stage)
+    assert training is not None
+    result = stage.finish(training, training.run(silent))
     assert bool(result.estimate.coefficients.isfinite().all())
     assert not torch.equal(result.estimate.coefficients, whole.estimate.coefficients)
-    total = result.products["abundances"].sum(0)
+    total = training.unmixed().coefficients.sum(0)
     assert torch.allclose(total, torch.ones_like(total), atol=1e-4) is (switch == "clamp")
+
+
+@pytest.fixture(scope="module")
+def narrow():
+    """A PSF that a flat one misses by 1.4 of at most 2."""
+    return problem_of(observed(4, psf=gaussian_psf(RATIO, 1.2, size=RATIO), truth=scene(96, 112)))
+
+
+def missed_by(narrow: Problem, **off: object) -> float:
+    """How far off the PSF is that was learned from nothing."""
+    cold = replace(TINY, steps=50, crop_px=24, warm=False, disjoint=True)
+    training = CoupledTraining.of(narrow, replace(cold, **off))  # type: ignore[arg-type]
+    assert training is not None
+    training.run(silent)
+    return float((training.layers.psf - narrow.sensor.psf).abs().sum().detach())
+
+
+def test_from_nothing_sensors_come_as_far_as_their_rate_lets_them(narrow):
+    flat = missed_by(narrow, steps=1, learned_sensors=False)
+    assert flat == pytest.approx(1.4, abs=0.05)
+    assert missed_by(narrow, sensor_rate=0.12) < 0.15 * flat
+    assert missed_by(narrow) > 0.9 * flat  # a thousandth a step
+    assert missed_by(narrow, steps=2, sensor_rate=0.12, learned_sensors=False) == flat
 
 
 def test_kernels_have_a_middle():
@@ -222,7 +288,7 @@ def test_crops_need_not_divide_the_scene(pair, problem):
 
 
 def test_endmembers_stay_between_zero_and_the_brightest_pixel(problem):
-    spectra = TINY(problem, interpolate(problem), silent).products["endmembers"]
+    spectra = unmixed(problem, TINY).basis
     assert float(spectra.min()) >= 0
     assert float(spectra.max()) <= float(problem.hsi.max()) * (1 + 1e-6)
 

@@ -24,6 +24,10 @@ class CrossAttention(nn.Module):
     softmax multiplies the guide's features. The guide's features, under one convolution, give one map, whose
     softmax, brought down by a PSF of its own, multiplies the HSI's.
 
+    The last convolution follows, so the guide's encoder could do without: a factor for each channel of one
+    image is a diagonal matrix, which that convolution can hold. It changes how fast abundances are learned,
+    not which there are. The HSI's encoder does get what it has not itself.
+
     Deviations: attention is scaled to a mean of 1, so that its size does not hang on the number of channels
     and pixels (as the paper has it, 1/512 and 1/262144, the products vanish beside the originals) and
     crops may be taken; the HSI is first averaged to at most `cells` cells a side where `cells` is given.
