@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from synthetic import EDGES, WAVELENGTHS, observed, problem_of, psnr, scene
+from displaced import TINY, displaced, fitting, loses_nothing, quality, repeatable, started
+from synthetic import problem_of
 
 from hsi_fuse.nets.concordance import ConcordanceNetwork
 from hsi_fuse.nets.flow import warp
@@ -14,15 +14,12 @@ from hsi_fuse.nets.idfa import Idfa
 from hsi_fuse.nets.optical import OpticalFlow, cost_volume
 from hsi_fuse.nets.repair import Repair, stretch
 from hsi_fuse.nets.spectral import SpectralFusion
-from hsi_fuse.physics import gaussian_psf
 from hsi_fuse.problem import silent
 from hsi_fuse.refinement.gate import Comparison
 from hsi_fuse.refinement.lesson import LEAST_STEP
 from hsi_fuse.refinement.repairing import inputs
 from hsi_fuse.refinement.sight import Channels, Sight
-from hsi_fuse.simulation.displace import smooth_field
-from hsi_fuse.simulation.simulate import Protocol, observe
-from hsi_fuse.stages.map import Map, within
+from hsi_fuse.stages.map import within
 from hsi_fuse.stages.ssc import Ssc
 from hsi_fuse.subspace import interpolate, problem_subspace
 
@@ -38,23 +35,11 @@ def seeded():
 
 @pytest.fixture(scope="module")
 def pair():
-    return observed(4, truth=scene(96, 112))
-
-
-def started(problem):
-    return Map()(problem, interpolate(problem), silent).estimate
-
-
-def quality(estimate, pair) -> float:
-    return psnr(estimate.rows(0, estimate.shape[1])[:, 4:-4, 4:-4], pair.truth[:, 4:-4, 4:-4])
+    return fitting()
 
 
 def test_a_displaced_guide_is_found_and_the_gain_is_real(pair):
-    field = smooth_field(96, 112, 40, np.random.default_rng(5))
-    field *= 2 / np.sqrt((field**2).sum(0).mean())
-    problem = problem_of(pair)
-    moved = warp(problem.guide[None], torch.from_numpy(field).float()[None], "bicubic")[0]
-    problem = replace(problem, guide=moved)
+    problem = displaced(problem_of(pair), 2.0)
     start = started(problem)
     result = Ssc(**SMALL)(problem, start, silent)
     assert result.verdict["flow_kept"]
@@ -63,31 +48,18 @@ def test_a_displaced_guide_is_found_and_the_gain_is_real(pair):
 
 
 def test_a_guide_that_fits_passes_through_or_loses_nothing(pair):
-    problem = problem_of(pair)
-    start = started(problem)
-    result = Ssc(**SMALL)(problem, start, silent)
-    if not result.verdict["kept"]:
-        assert result.estimate is start
-    assert quality(result.estimate, pair) > quality(start, pair) - 0.05
+    loses_nothing(Ssc(**SMALL), pair)
 
 
 @pytest.mark.parametrize(
     "off", [{}, {"repair": False}, {"iterations": 1}, {"spectral": False}, {"misplaced": 0.0}]
 )
 def test_every_switch_gives_a_network_that_learns_and_the_same_bytes_twice(off, monkeypatch):
-    """With the gates held open, on a scene large enough for a degraded pair, so that all of it runs."""
+    """With the gates held open."""
     monkeypatch.setattr(Comparison, "wins", True)
-    psf = gaussian_psf(2, 2.0)
-    small = observe(scene(64, 72), WAVELENGTHS, Protocol("test", 2, psf, EDGES[3]), seed=1)
-    problem = problem_of(small, seed=4)
-    start = started(problem)
-    stage = Ssc(steps=2, width=4, levels=2, groups=2, heads=2, crop_px=32, fits=0.0, **off)
-    one, other = (stage(problem, start, silent) for _ in range(2))
-    assert {"flow_gain_db", "residual_gain_db", "flow_rms_px"} <= set(one.verdict)
-    assert ("repair_gain_db" in one.verdict) == (off not in ({"repair": False}, {"misplaced": 0.0}))
-    assert torch.equal(one.estimate.coefficients, other.estimate.coefficients)
-    assert bool(one.estimate.coefficients.isfinite().all())
-    assert bool(one.flow.any())
+    result = repeatable(Ssc(**TINY, **off))
+    assert ("repair_gain_db" in result.verdict) == (off not in ({"repair": False}, {"misplaced": 0.0}))
+    assert bool(result.flow.any())
 
 
 def test_no_iterations_are_refused():
