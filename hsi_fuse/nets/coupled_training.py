@@ -114,16 +114,19 @@ class CoupledTraining:
         draw = torch.Generator().manual_seed(self.problem.seed)
         if options.warm and options.learned_sensors and options.consistency and options.sensor_steps:
             self._learn_sensors()
-        guide = [*network.guide_blocks.parameters(), *network.guide_last.parameters()]
-        slow = [layers.gain, layers.offset, *(network.cross.parameters() if network.cross else ())]
-        named = {id(p) for p in (*guide, *slow)}
-        rest = [p for p in network.parameters() if id(p) not in named]
         rate = options.learning_rate
+        # attended features are much like the plain ones beside them: what is made of both moves twice as far
+        last = 0.5 * rate if network.cross else rate
+        attention = network.cross.parameters() if network.cross else ()
         rates = (
-            *((rest, rate), (guide, 0.5 * rate), (slow, 0.2 * rate)),
+            ([*network.hsi_blocks.parameters(), network.endmembers, network.guide_endmembers], rate),
+            (network.hsi_last.parameters(), last),
+            (network.guide_blocks.parameters(), 0.5 * rate),
+            (network.guide_last.parameters(), 0.5 * last),
+            ([layers.gain, layers.offset, *attention], 0.2 * rate),
             ([layers.psf_logits, layers.responses], options.sensor_rate),
         )
-        groups: list[dict[str, object]] = [{"params": part, "lr": rate} for part, rate in rates]
+        groups: list[dict[str, object]] = [{"params": list(part), "lr": rate} for part, rate in rates]
 
         def project() -> None:
             network.project()

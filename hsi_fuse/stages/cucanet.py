@@ -68,8 +68,9 @@ class Cucanet(MapOptions):
     sensor_steps : int
         Steps in which the sensors are learned by themselves before, with `warm` and `consistency`.
     learning_rate : float
-        Of the HSI's encoder and the decoders; the guide's encoder has half of it; the attention, gains and
-        offsets a fifth.
+        Of the HSI's encoder and the decoders; the guide's encoder has half of it, and so has the last
+        convolution of both where attended features stand beside the plain ones (not so in the paper);
+        attention, gains and offsets have a fifth.
     sensor_rate : float
         Of PSF and SRF. Adam moves a parameter by about its rate a step: from nothing both have to come some
         units far (the PSF's logarithms by 4 or more), which the paper's fifth of `learning_rate` allows in
