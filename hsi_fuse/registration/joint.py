@@ -15,8 +15,9 @@ from hsi_fuse.align import resample
 from hsi_fuse.errors import AlignmentError
 from hsi_fuse.raster import Raster
 from hsi_fuse.registration.confidence import confidence_map, rejected
+from hsi_fuse.registration.displacement import Displacement, Move
 from hsi_fuse.registration.evidence import Evidence
-from hsi_fuse.registration.fit import Displacement, Mapped, Move, fit
+from hsi_fuse.registration.fit import Mapped, fit
 from hsi_fuse.registration.patchwork import fit_fields
 from hsi_fuse.registration.register import RegisterOptions, locate
 from hsi_fuse.registration.response import Response, fit_responses, linearised
@@ -364,13 +365,13 @@ def _halves(
     first = colour.cpu().numpy()[looked.rows.astype(int), looked.columns.astype(int)]
     few = int(min(under[first].sum(), under[~first].sum())) // HALF_PIXELS_PER_DIMENSION
     pair = replace(looked.pair, low=looked.pair.low[: max(few, 1)])
+    both = Observer(pair, psf, ratio, image=looked.image)
     for unseen in (colour, ~colour):
-        others = Observer(pair, psf, ratio, ~unseen)
+        others = Observer(pair, psf, ratio, ~unseen, image=looked.image)
         found = fitted
         if found is None or options.model != "none":
             found = _fit(others, state, options.model, options.local, HALF_ITERATIONS)
-        told = predicted(others, Observer(pair, psf, ratio, unseen), found)
-        out.append(_Half(unseen, pair, found, told))
+        out.append(_Half(unseen, pair, found, predicted(both, unseen, found)))
     return out
 
 
