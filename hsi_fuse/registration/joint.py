@@ -134,21 +134,20 @@ def register_pair(
     pair = Pair(
         subspace.project(fill_nearest(values, weight)), weight, native, valid, start.mapping, start.bend
     )
-    shape = (pair.shape[0] * ratio, pair.shape[1] * ratio)
     psf = sensing.first_psf(ratio).to(values)
     still = Displacement.none(pair.shape)
     responses = [Response(0.0, 1.0)] * len(native)
     state = State(pair, pair.start, still, responses, values.cpu().numpy(), weight)
-    fitted: Mapped | None = None
+    first: _Turn | None = None
+    last: _Turn | None = None
     hopeless = False
     for turn in range(TURNS):
         on_turn(turn, TURNS)
-        last = fitted
         if options.model == "none":
             found = fit(Observer(pair, psf, ratio), pair.start, "translation", iterations=1)
-            fitted = replace(found, shift=still)
+            fitted: Mapped = replace(found, shift=still)
         else:
-            if last is None:
+            if first is None:
                 bases = locate(_simplified(pair), options, start.georeferenced)
                 state, plain = _begun([replace(state, base=b) for b in bases], psf, ratio, options)
                 # of another place there is nothing to refine
@@ -156,41 +155,78 @@ def register_pair(
                 options = replace(options, local=options.local and not hopeless)
             begun = state
             state, fitted = state.fitted(psf, ratio, options, options.local)
-            if last is None and options.local and clearly_worse(halves_of(state, psf, ratio, options), plain):
+            if (
+                first is None
+                and options.local
+                and clearly_worse(halves_of(state, psf, ratio, options), plain)
+            ):
                 options = replace(options, local=False)
                 state, fitted = begun.fitted(psf, ratio, options, local=False)
             state = state.without_changes(fitted, psf, ratio)
-        moved = np.inf if last is None else _largest_move(last, fitted)
-        mapping, total = _whole(fitted, start.bend)
-        straight = replace(
-            window, values=np.stack([r(b) for r, b in zip(state.responses, window.values, strict=True)])
-        )
-        fine, fine_weight = resample(straight, mapping * Affine.scale(1 / ratio), total, shape)
-        sensed = sense(
-            values,
-            state.raw.low_weight,
-            torch.from_numpy(fine).to(values),
-            torch.from_numpy(fine_weight).to(values),
-            ratio,
-            sensing,
-        )
-        psf = sensed.sensor.psf
+        moved = np.inf if last is None else _largest_move(last.fitted, fitted)
+        last = _sensed(state, fitted, values, window, start.bend, ratio, sensing)
+        first, psf = first or last, last.psf
         if hopeless or (turn and moved < SETTLED_HSI_PX):
             break
     on_turn(TURNS, TURNS)
-    assert fitted is not None
-    whole = state.whole
+    assert first is not None
+    assert last is not None
+    told = held_out(last.state, last.fitted, last.psf, ratio, options)
+    if last is not first and last.state.bent:  # curve and PSF can lead each other astray
+        before = held_out(first.state, first.fitted, first.psf, ratio, options)
+        if before[-1].information > told[-1].information:
+            last, told = first, before
+    seen = Observer(last.state.whole, last.psf, ratio, thin=False)
     return Registered(
-        mapping,
-        total,
-        fitted,
-        sensed,
-        fine,
-        fine_weight,
-        confidence_map(Observer(whole, psf, ratio, thin=False), fitted),
-        *held_out(state, fitted, psf, ratio, options),
-        state.responses,
+        last.mapping,
+        last.bend,
+        last.fitted,
+        last.sensed,
+        last.guide,
+        last.guide_weight,
+        confidence_map(seen, last.fitted),
+        *told,
+        last.state.responses,
     )
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """What a turn ends with; the attributes are those of `Registered`."""
+
+    state: State
+    fitted: Mapped
+    mapping: Affine
+    bend: NDArray[np.float32] | None
+    guide: NDArray[np.float32]
+    guide_weight: NDArray[np.float32]
+    sensed: Sensed
+
+    @property
+    def psf(self) -> Tensor:
+        """Learned after the mapping."""
+        return self.sensed.sensor.psf
+
+
+def _sensed(
+    state: State,
+    fitted: Mapped,
+    values: Tensor,
+    window: Raster,
+    bend: NDArray[np.float32] | None,
+    ratio: int,
+    sensing: Sensing,
+) -> _Turn:
+    """The sensors under a mapping."""
+    mapping, total = _whole(fitted, bend)
+    bands = [r(b) for r, b in zip(state.responses, window.values, strict=True)]
+    shape = (state.raw.shape[0] * ratio, state.raw.shape[1] * ratio)
+    fine, weight = resample(
+        replace(window, values=np.stack(bands)), mapping * Affine.scale(1 / ratio), total, shape
+    )
+    seen = torch.from_numpy(fine).to(values), torch.from_numpy(weight).to(values)
+    sensed = sense(values, state.raw.low_weight, *seen, ratio, sensing)
+    return _Turn(state, fitted, mapping, total, fine, weight, sensed)
 
 
 def _simplified(pair: Pair) -> Pair:
@@ -239,6 +275,9 @@ def _begun(
         try:
             state, near = state.fitted(psf, ratio, stiff, local=False)
             state = state.without_changes(near, psf, ratio)
+            if state.bent:  # a cloud bends the curve, and a bent curve explains the cloud's rim
+                state, near = state.fitted(psf, ratio, stiff, local=False)
+                state = state.without_changes(near, psf, ratio, rim=True)
             still = Displacement.none(state.raw.shape)
             state = replace(state, base=state.base * state.shift.affine, shift=still)
             begun.append((state, halves_of(state, psf, ratio, stiff)))

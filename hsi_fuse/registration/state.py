@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from affine import Affine
 from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation
 from torch import Tensor
 
 from hsi_fuse.registration.confidence import confidence_map, rejected
@@ -61,9 +62,19 @@ class State:
         """The same with all of its pixels."""
         return replace(self.pair, low_weight=self.weight)
 
-    def without_changes(self, fitted: Mapped, psf: Tensor, ratio: int) -> State:
-        """Without the areas that show something else under a mapping: robust weights spare a cloud's rim."""
+    @property
+    def bent(self) -> bool:
+        """Whether the guide is not linear in what the HSI sees."""
+        return not all(response.linear for response in self.responses)
+
+    def without_changes(self, fitted: Mapped, psf: Tensor, ratio: int, rim: bool = False) -> State:
+        """Without the areas that show something else under a mapping: robust weights spare a cloud's rim.
+
+        `rim`: and without the pixels around them.
+        """
         other = rejected(confidence_map(Observer(self.whole, psf, ratio, thin=False), fitted))
+        if rim:
+            other = binary_dilation(other, np.ones((3, 3)))
         if other.mean() > MOST_CHANGED:
             return replace(self, raw=replace(self.raw, low_weight=self.weight))
         keep = torch.from_numpy(np.logical_not(other)).to(self.weight)
