@@ -155,11 +155,8 @@ def register_pair(
                 options = replace(options, local=options.local and not hopeless)
             begun = state
             state, fitted = state.fitted(psf, ratio, options, options.local)
-            if (
-                first is None
-                and options.local
-                and clearly_worse(halves_of(state, psf, ratio, options), plain)
-            ):
+            fields = first is None and options.local
+            if fields and clearly_worse(halves_of(state, psf, ratio, options), plain):
                 options = replace(options, local=False)
                 state, fitted = begun.fitted(psf, ratio, options, local=False)
             state = state.without_changes(fitted, psf, ratio)
