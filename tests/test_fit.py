@@ -10,8 +10,10 @@ from synthetic import COLUMNS, MARGIN, PSF, RATIO, ROWS, START, cut, misplaced, 
 
 from hsi_fuse.errors import AlignmentError
 from hsi_fuse.registration import fit as module
+from hsi_fuse.registration.displacement import Displacement, PixelBasis
 from hsi_fuse.registration.field import Splines
-from hsi_fuse.registration.fit import Displacement, fit
+from hsi_fuse.registration.fit import fit
+from hsi_fuse.registration.prior import Quadratic, priors_of, solve
 from hsi_fuse.registration.robust import information, robust_regression, student, tukey, unexplained
 from hsi_fuse.registration.warp import Observer, Pair
 
@@ -279,8 +281,8 @@ def test_the_quadratic_is_the_data_term_about_the_mapping(bent):
         return values - (values @ span) @ span.T
 
     seen = observer.see(START, displaced(now))
-    raw = module._raw_basis(observer.columns, observer.rows, displaced(now))
-    linear = module._linearise(observer, seen, raw, now, 0.0, tukey)
+    basis = PixelBasis(observer.columns, observer.rows, displaced(now))
+    linear = module._linearise(observer, seen, basis, now, 0.0, tukey)
     clear = linear.residual[:, 0] != 0
     assert clear.all()
     weight, residual, _ = robust_regression(seen.values, observer.design, seen.support, tukey)
@@ -378,3 +380,27 @@ def test_the_share_left_counts_outliers_and_only_where_there_is_support():
     support[:400] = 0
     assert unexplained(values, outliers, support) == pytest.approx(0.01, rel=0.05)
     assert unexplained(values, 5 * values, support) == 1
+
+
+@pytest.mark.parametrize("splines", [None, Splines.over(SHAPE, 6.0)])
+def test_sums_over_pixels_are_those_of_the_basis_itself(splines):
+    rng = np.random.default_rng(0)
+    chosen = np.flatnonzero(rng.random(SHAPE) < 0.7)
+    rows, columns = np.divmod(chosen, COLUMNS)
+    basis = PixelBasis(columns + 0.5, rows + 0.5, replace(Displacement.none(SHAPE), splines=splines))
+    weight = rng.standard_normal(len(chosen))
+    dense = basis.at.toarray()
+    assert dense.shape[1] == 6 + (splines.size if splines else 0)
+    assert np.allclose(basis.gram(weight), dense.T @ (weight[:, None] * dense))
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_the_freedom_is_what_the_data_determine(local):
+    splines = Splines.over(SHAPE, 6.0) if local else None
+    prior = priors_of("affine", SHAPE, splines, 9.0)[0]
+    size = 2 * (6 + (splines.size if splines else 0))
+    root = np.random.default_rng(0).standard_normal((size, 40))
+    answer = solve(Quadratic(1.0, root[:, 0], root @ root.T, 0.0, np.ones(1), np.ones((1, 1))), prior, None)
+    determined = answer.covariance @ prior.free(prior.free(root @ root.T).T)
+    assert answer.freedom == pytest.approx(np.trace(determined), rel=1e-6)
+    assert 1 < answer.freedom < 41

@@ -25,8 +25,9 @@ from synthetic import (
 
 from hsi_fuse.grid import Grid
 from hsi_fuse.physics import blur_down
-from hsi_fuse.registration import register
+from hsi_fuse.registration import joint, register
 from hsi_fuse.registration.figures import registration_figures
+from hsi_fuse.registration.heldout import held_out
 from hsi_fuse.registration.joint import Registered, Start, register_pair
 from hsi_fuse.registration.register import RegisterOptions
 from hsi_fuse.registration.warp import Pair, on_lattice
@@ -264,6 +265,26 @@ def test_a_bent_response_is_undone():
     assert all(response.exponent > 1.2 for response in found.responses)
     assert disagreement(pair, found) < 0.003
     assert found.evidence.unexplained < 0.02
+
+
+def test_a_bent_guides_later_turns_are_kept_where_they_say_more_of_unseen_pixels(monkeypatch):
+    """Curve and PSF can lead each other astray."""
+    plain = cut(unregistered(SHEARED, guide_bands=3), *SMALL)
+    pair = replace(plain, guide=plain.guide.clamp_min(0) ** 0.45)
+    monkeypatch.setattr(joint, "TURNS", 1)
+    once = registered(pair)
+    monkeypatch.setattr(joint, "TURNS", 2)
+    for last_turn, first_turn in ((1.0, 2.0), (2.0, 1.0)):
+        said = iter((last_turn, first_turn))
+
+        def told(*of, said=said):
+            *ties, evidence = held_out(*of)
+            return *ties, replace(evidence, information=next(said))
+
+        monkeypatch.setattr(joint, "held_out", told)
+        found = registered(pair)
+        assert (found.hsi_to_guide == once.hsi_to_guide) == (first_turn > last_turn)
+        assert np.array_equal(found.guide, once.guide) == (first_turn > last_turn)
 
 
 def test_a_clouded_area_is_low_in_confidence_and_harms_little():

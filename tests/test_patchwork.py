@@ -11,7 +11,8 @@ from synthetic import COLUMNS, MARGIN, PSF, RATIO, ROWS, START, unregistered
 
 from hsi_fuse.errors import AlignmentError
 from hsi_fuse.registration import patchwork
-from hsi_fuse.registration.fit import Displacement, fit
+from hsi_fuse.registration.displacement import Displacement
+from hsi_fuse.registration.fit import fit
 from hsi_fuse.registration.patchwork import Patch, Patchwork, fit_fields
 from hsi_fuse.registration.tiles import spread
 from hsi_fuse.registration.warp import Observer

@@ -43,6 +43,15 @@ def learned(pair):
     return learn(pair)
 
 
+@pytest.mark.parametrize("narrow", [0.4, 1.0, 4.0])
+def test_a_psf_of_one_term_is_not_negative(narrow):
+    """Its tails are below what rounding leaves of their sign."""
+    for wide in np.linspace(0.4, 8.0, 20):
+        psf = _separable(gaussian_psf(RATIO, wide, narrow))
+        assert bool((psf >= 0).all())
+        assert float(psf.sum()) == pytest.approx(1)
+
+
 @pytest.mark.parametrize("name", WIDTHS)
 def test_psf_width_and_direction_are_found(name):
     rows, columns, angle = WIDTHS[name]

@@ -10,7 +10,8 @@ from synthetic import COLUMNS, MARGIN, PSF, RATIO, ROWS, START, cut, unregistere
 
 from hsi_fuse.errors import AlignmentError
 from hsi_fuse.registration import register
-from hsi_fuse.registration.fit import Displacement, Fitted, fit
+from hsi_fuse.registration.displacement import Displacement
+from hsi_fuse.registration.fit import Fitted, fit
 from hsi_fuse.registration.register import RegisterOptions, locate
 from hsi_fuse.registration.ties import CHECK_HSI_PX, block_side, checkerboard, predicted, tie_points
 from hsi_fuse.registration.warp import Observer, Pair
@@ -41,7 +42,7 @@ def ties_of(pair: Pair, found: Fitted, keep: torch.Tensor = CHECK, block: int = 
 
 
 def left(pair: Pair, found: Fitted) -> float:
-    return predicted(Observer(pair, PSF, RATIO, ~CHECK), Observer(pair, PSF, RATIO, CHECK), found).left
+    return predicted(Observer(pair, PSF, RATIO), CHECK, found).left
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +161,7 @@ def test_another_place_gives_itself_away(place, monkeypatch):
     except AlignmentError:
         return
     ties, share = tie_points(wrong, found, PSF, RATIO, check, BLOCK)
-    rest = predicted(Observer(wrong, PSF, RATIO, ~check), Observer(wrong, PSF, RATIO, check), found)
+    rest = predicted(Observer(wrong, PSF, RATIO), check, found)
     assert rest.left > 0.5
     assert len(ties) < 4
     assert share < 0.3
@@ -169,9 +170,9 @@ def test_another_place_gives_itself_away(place, monkeypatch):
 def test_too_few_pixels_predict_nothing(pair, found):
     few = torch.zeros(SHAPE, dtype=torch.bool)
     few[:3, :3] = True
-    whole, corner = Observer(pair, PSF, RATIO, ~CHECK), Observer(pair, PSF, RATIO, few)
-    assert predicted(corner, whole, found).left == 1
-    assert predicted(whole, corner, found).left == 1
+    observer = Observer(pair, PSF, RATIO)
+    assert predicted(observer, few, found).left == 1
+    assert predicted(observer, ~few, found).left == 1
 
 
 # --- the checkerboard --------------------------------------------------------------------------------------

@@ -55,19 +55,20 @@ class Splines:
 
     def at(self, columns: Array, rows: Array) -> sparse.csr_matrix:
         """The splines at scattered places (N,): (N, size), 16 entries a row."""
-        across, down = (
-            sparse.csr_matrix(_basis(where, nodes))
-            for where, nodes in ((columns, self.along_columns), (rows, self.along_rows))
-        )
+        across, down = (sparse.csr_matrix(factors) for factors in self.along(columns, rows))
         wide = across.shape[1]
         # row-wise Kronecker product, node (i, j) at i * wide + j
         i, j = np.repeat(np.arange(down.shape[1]), wide), np.tile(np.arange(wide), down.shape[1])
         return sparse.csr_matrix(down.tocsc()[:, i].multiply(across.tocsc()[:, j]))
 
+    def along(self, columns: Array, rows: Array) -> tuple[Array, Array]:
+        """The factors of the splines along either axis: (W, nodes), (H, nodes)."""
+        return _basis(columns, self.along_columns), _basis(rows, self.along_rows)
+
     def on_grid(self, coefficients: Array, columns: Array, rows: Array) -> Array:
         """A field (c, size) on the crossings of columns (W,) and rows (H,): (c, H, W)."""
         nodes = coefficients.reshape(-1, len(self.along_rows), len(self.along_columns))
-        down, across = _basis(rows, self.along_rows), _basis(columns, self.along_columns)
+        across, down = self.along(columns, rows)
         return np.asarray(down @ nodes @ across.T)
 
     def modes(self, length: float) -> Modes:

@@ -15,9 +15,9 @@ from typing import Protocol
 import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
-from scipy import sparse
 
 from hsi_fuse.errors import AlignmentError
+from hsi_fuse.registration.displacement import Displacement, Move, PixelBasis, basis_at
 from hsi_fuse.registration.field import Splines
 from hsi_fuse.registration.prior import AMPLITUDES, MONOMIALS, Quadratic, priors_of, solve
 from hsi_fuse.registration.robust import Weigh, robust_regression, tukey, unexplained
@@ -33,64 +33,6 @@ ROUNDS_OF_LENGTH = 5
 ENOUGH_FOR_EACH = 16
 """HSI pixels under the guide for each coefficient; where there are less, those at the guide's rim count too.
 Only there: a cloud at the rim goes on beyond it, and bends the mapping before it is known for one."""
-
-
-@dataclass(frozen=True)
-class Displacement:
-    """A displacement of HSI coordinates: polynomial plus local field, HSI pixels.
-
-    Attributes
-    ----------
-    shape : (h, w)
-    polynomial : ndarray (2, MONOMIALS)
-        Of 1, x, y, x^2, x y, y^2; x and y run from -1 to 1 over the longer side.
-    splines : Splines or None
-    coefficients : ndarray (2, size)
-    """
-
-    shape: tuple[int, int]
-    polynomial: Array
-    splines: Splines | None = None
-    coefficients: Array | None = None
-
-    @classmethod
-    def none(cls, shape: tuple[int, int]) -> Displacement:
-        """No displacement of an image of (h, w) pixels."""
-        return cls(shape, np.zeros((2, MONOMIALS)))
-
-    def __call__(self, columns: Array, rows: Array) -> Array:
-        """On the crossings of columns (W,) and rows (H,): (2, H, W)."""
-        x, y = _normalised(columns, rows, self.shape)
-        x, y = np.meshgrid(x, y)
-        out: Array = np.tensordot(self.polynomial, _monomials(x, y), 1)
-        if self.splines is not None and self.coefficients is not None:
-            out = out + self.splines.on_grid(self.coefficients, columns, rows)
-        return out
-
-    @property
-    def affine(self) -> Affine:
-        """Identity plus the polynomial's first order, in HSI pixels."""
-        (height, width), scale = self.shape, max(self.shape) / 2
-        (tx, xx, xy), (ty, yx, yy) = self.polynomial[:, :3]
-        return (
-            Affine.translation(width / 2 + tx, height / 2 + ty)
-            * Affine(1 + xx / scale, xy / scale, 0, yx / scale, 1 + yy / scale, 0)
-            * Affine.translation(-width / 2, -height / 2)
-        )
-
-
-class Move(Protocol):
-    """A displacement of HSI coordinates: on the crossings of columns (W,) and rows (H,), (2, H, W)."""
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(h, w) of the HSI."""
-
-    @property
-    def affine(self) -> Affine:
-        """Identity plus what of it is of first order, in HSI pixels."""
-
-    def __call__(self, columns: Array, rows: Array) -> Array: ...
 
 
 class Mapped(Protocol):
@@ -145,7 +87,7 @@ class Fitted:
 
     def deviation(self, columns: Array, rows: Array) -> Array:
         """Standard error of the place (root of both axes' variances) at scattered places (N,), HSI pixels."""
-        raw = _raw_basis(columns, rows, self.shift)
+        raw = basis_at(columns, rows, self.shift)
         half = self.jacobian.shape[0] // 2
         root = np.linalg.cholesky(self.covariance + 1e-15 * np.eye(len(self.covariance)))
         spread = self.jacobian @ root
@@ -190,48 +132,30 @@ def fit(
     shape = observer.pair.shape
     splines = Splines.over(shape, max(LEAST_SPACING, max(shape) / NODES_ALONG_SIDE)) if local else None
     shift = _started(shape, splines, start)
-    raw = _raw_basis(observer.columns, observer.rows, shift)
+    basis = PixelBasis(observer.columns, observer.rows, shift)
     priors = priors_of(model, shape, splines, near)
     likely: dict[float, int] = {}
     freedom = 0.0
     for step in range(iterations):
         seen = observer.see(base, shift)
-        linear = _linearise(observer, seen, raw, _parameters(shift), freedom, weigh)
+        linear = _linearise(observer, seen, basis, shift.parameters, freedom, weigh)
         answers = [solve(linear, prior, likely.get(prior.length)) for prior in priors]
         likely = {a.prior.length: a.amplitude for a in answers}
         answer = max(answers, key=lambda a: a.evidence)
         if step >= ROUNDS_OF_LENGTH:
             priors = [p for p in priors if p.length == answer.prior.length]
-        change = answer.raw - _parameters(shift)
+        change = answer.raw - shift.parameters
         # beyond the guide a field may go on moving for long, and nothing comes of it
-        move = float(np.abs((raw @ change.T)[linear.weight > 0]).max())
-        new = _parameters(shift) + change * min(1.0, LONGEST_STEP / max(move, 1e-12))
+        move = float(np.abs((basis.at @ change.T)[linear.weight > 0]).max())
+        new = shift.parameters + change * min(1.0, LONGEST_STEP / max(move, 1e-12))
         shift = Displacement(shape, new[:, :MONOMIALS], splines, new[:, MONOMIALS:])
         freedom = answer.freedom
         if move < SETTLED:
             break
     return Fitted(
-        base, shift, answer.covariance, answer.prior.raw(np.eye(len(answer.normal))), linear.left,
+        base, shift, answer.covariance, answer.prior.raw(np.eye(len(answer.free))), linear.left,
         AMPLITUDES[answer.amplitude] if local else 0.0, answer.prior.length, linear.weight, linear.residual,
     )  # fmt: skip
-
-
-def _normalised(columns: Array, rows: Array, shape: tuple[int, int]) -> tuple[Array, Array]:
-    """Coordinates about the image's centre, in halves of its longer side."""
-    scale = max(shape) / 2
-    return (columns - shape[1] / 2) / scale, (rows - shape[0] / 2) / scale
-
-
-def _monomials(x: Array, y: Array) -> Array:
-    return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y])
-
-
-def _raw_basis(columns: Array, rows: Array, like: Displacement) -> sparse.csr_matrix:
-    """Monomials and splines at scattered places: (N, MONOMIALS + size)."""
-    polynomial = sparse.csr_matrix(_monomials(*_normalised(columns, rows, like.shape)).T)
-    if like.splines is None:
-        return polynomial
-    return sparse.csr_matrix(sparse.hstack([polynomial, like.splines.at(columns, rows)]))
 
 
 def _started(shape: tuple[int, int], splines: Splines | None, start: Move | None) -> Displacement:
@@ -245,19 +169,15 @@ def _started(shape: tuple[int, int], splines: Splines | None, start: Move | None
     return Displacement(shape, start.polynomial, splines, kept)
 
 
-def _parameters(shift: Displacement) -> Array:
-    """(2, MONOMIALS + size)."""
-    return np.concatenate([shift.polynomial, shift.coefficients], 1)
-
-
 def _linearise(
     observer: Observer,
     seen: Seen,
-    raw: sparse.csr_matrix,
+    basis: PixelBasis,
     now: Array,
     freedom: float,
     weigh: Weigh,
 ) -> Quadratic:
+    raw = basis.at
     plenty = seen.support.sum() > ENOUGH_FOR_EACH * len(observer.design)
     weight, m = seen.support if plenty else seen.weight, len(seen.values)
     if weight.sum() < 2 * len(observer.design):
@@ -278,8 +198,7 @@ def _linearise(
     for a in (0, 1):
         gradient[blocks[a]] = raw.T @ (slopes[a] * root * rest).sum(0)
         for b in (a, 1):
-            inner = raw.T @ raw.multiply(((slopes[a] * slopes[b]).sum(0) * weight)[:, None])
-            normal[blocks[a], blocks[b]] = inner.toarray()
+            normal[blocks[a], blocks[b]] = basis.gram((slopes[a] * slopes[b]).sum(0) * weight)
     normal[blocks[1], blocks[0]] = normal[blocks[0], blocks[1]].T
     for band in range(m):
         cross = np.concatenate([raw.T @ ((slopes[a, band] * root)[:, None] * span) for a in (0, 1)])

@@ -15,7 +15,8 @@ from affine import Affine
 from scipy.ndimage import map_coordinates
 
 from hsi_fuse.errors import AlignmentError
-from hsi_fuse.registration.fit import Displacement, Fitted, Mapped, Move, fit
+from hsi_fuse.registration.displacement import Displacement, Move
+from hsi_fuse.registration.fit import Fitted, Mapped, fit
 from hsi_fuse.registration.prior import AMPLITUDES
 from hsi_fuse.registration.tiles import Tile, spread
 from hsi_fuse.registration.warp import Array, Observer

@@ -14,6 +14,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg.lapack import dtrtri
 
 from hsi_fuse.registration.field import Modes, Splines
 
@@ -120,8 +121,8 @@ class Answer:
     prior : Prior
     factor
         Of the system solved.
-    normal : ndarray (q, q)
-        Its part that the data make.
+    precision : ndarray (q,)
+        Its part, a diagonal, that the prior makes.
     """
 
     evidence: float
@@ -129,7 +130,7 @@ class Answer:
     amplitude: int
     prior: Prior
     factor: tuple[Array, bool]
-    normal: Array
+    precision: Array
 
     @property
     def raw(self) -> Array:
@@ -139,12 +140,13 @@ class Answer:
     @property
     def covariance(self) -> Array:
         """Of the free parameters."""
-        return np.asarray(cho_solve(self.factor, np.eye(len(self.normal))))
+        return np.asarray(cho_solve(self.factor, np.eye(len(self.free))))
 
     @property
     def freedom(self) -> float:
         """How many parameters the data determine."""
-        return float(np.trace(cho_solve(self.factor, self.normal)))
+        root, _ = dtrtri(self.factor[0], lower=True)
+        return len(self.free) - float(self.precision @ (np.tril(root) ** 2).sum(0))
 
 
 def solve(linear: Quadratic, prior: Prior, near: int | None) -> Answer:
@@ -166,7 +168,7 @@ def solve(linear: Quadratic, prior: Prior, near: int | None) -> Answer:
         free = -cho_solve(factor, gradient)
         misfit = linear.constant + gradient @ free
         logs = np.log(factor[0].diagonal()).sum() - 0.5 * np.log(precision[fixed:]).sum()
-        return Answer(float(-0.5 * misfit - logs), free, amplitude, prior, factor, normal)
+        return Answer(float(-0.5 * misfit - logs), free, amplitude, prior, factor, precision)
 
     def best(amplitudes: Iterable[int]) -> Answer:
         return max((answer(a) for a in amplitudes), key=lambda a: a.evidence)

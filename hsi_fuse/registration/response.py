@@ -19,7 +19,7 @@ from scipy.optimize import minimize_scalar, nnls
 from torch import Tensor
 
 from hsi_fuse.errors import AlignmentError
-from hsi_fuse.registration.fit import Move
+from hsi_fuse.registration.displacement import Move
 from hsi_fuse.registration.robust import robust_regression
 from hsi_fuse.registration.warp import Array, Observer, Pair
 

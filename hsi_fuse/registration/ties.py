@@ -122,30 +122,33 @@ class Prediction:
     errors: Array
 
 
-def predicted(learn: Observer, test: Observer, fitted: Mapped) -> Prediction:
-    """Predict pixels from others.
+def predicted(observer: Observer, unseen: Tensor, fitted: Mapped) -> Prediction:
+    """Predict pixels from the others.
 
     Parameters
     ----------
-    learn, test : Observer
-        Of the pixels the linear map is fitted on and of those it is tried on.
+    observer : Observer
+        Of both.
+    unseen : Tensor (h, w), bool
+        Pixels that the linear map is tried on; it is fitted on the others.
     fitted : Mapped
         The mapping.
     """
-    errors = np.full(test.pair.shape, np.nan)
-    known, seen = (o.see(fitted.base, fitted.shift) for o in (learn, test))
-    enough = 2 * len(learn.design)
-    if known.support.sum() < enough or seen.support.sum() < enough:
+    errors = np.full(observer.pair.shape, np.nan)
+    seen = observer.see(fitted.base, fitted.shift)
+    test = unseen.cpu().numpy()[observer.rows.astype(int), observer.columns.astype(int)]
+    enough = 2 * len(observer.design)
+    if min(seen.support[~test].sum(), seen.support[test].sum()) < enough:
         return Prediction(1.0, 0.0, errors)
-    weight, _, _ = robust_regression(known.values, learn.design, known.support)
-    slopes = np.linalg.lstsq(
-        (learn.design * np.sqrt(weight)).T, (known.values * np.sqrt(weight)).T, rcond=1e-6
-    )[0]
-    residual = seen.values - slopes.T @ test.design
-    inside = seen.support > 0
-    values = seen.values[:, inside]
-    spread = np.abs(values - np.median(values, axis=1, keepdims=True)).mean(1)
-    places = test.rows[inside].astype(int), test.columns[inside].astype(int)
+    known, design = seen.values[:, ~test], observer.design[:, ~test]
+    weight, _, _ = robust_regression(known, design, seen.support[~test])
+    slopes = np.linalg.lstsq((design * np.sqrt(weight)).T, (known * np.sqrt(weight)).T, rcond=1e-6)[0]
+    values, support = seen.values[:, test], seen.support[test]
+    residual = values - slopes.T @ observer.design[:, test]
+    inside = support > 0
+    clear = values[:, inside]
+    spread = np.abs(clear - np.median(clear, axis=1, keepdims=True)).mean(1)
+    places = observer.rows[test][inside].astype(int), observer.columns[test][inside].astype(int)
     errors[places] = (np.abs(residual[:, inside]) / np.maximum(spread, 1e-30)[:, None]).mean(0)
-    left = unexplained(seen.values, residual, seen.support)
-    return Prediction(left, information(seen.values, residual, seen.support), errors)
+    left = unexplained(values, residual, support)
+    return Prediction(left, information(values, residual, support), errors)

@@ -26,6 +26,8 @@ LEAST_FINE = 8
 BEND_NODES = 65
 """Along each axis of a part of a pair."""
 STRIP_PIXELS = 2_000_000
+AT_ONCE = 16_384
+"""Places sampled at a time: they stay in the processor's cache, which halves the time."""
 MOST_HSI_PIXELS = 32_768
 LEAST_BEYOND, HALF_BEYOND, MOST_BEYOND = 0.02, 0.06, 0.3
 """Share of the PSF beyond the guide: of a pixel that counts as seen, of one that weighs half in a fit, and
@@ -176,18 +178,21 @@ def sample(image: Tensor, columns: Tensor, rows: Tensor) -> Tensor:
     since HSI pixels mostly meet the guide at one phase, it moved the mapping by 0.02 guide pixels.
     """
     channels, height, width = image.shape
-    flat = image.reshape(channels, -1)
-    (left, across), (top, down) = _taps(columns - 0.5, image), _taps(rows - 0.5, image)
-    out = torch.zeros(channels, *columns.shape, dtype=image.dtype, device=image.device)
-    for i, by_row in enumerate(down):
-        row = (top + i).clamp(0, height - 1) * width
-        for j, by_column in enumerate(across):
-            out += flat[:, row + (left + j).clamp(0, width - 1)] * (by_row * by_column)
-    return out
+    table = image.reshape(channels, -1).T.contiguous()
+    places = torch.stack([columns.reshape(-1), rows.reshape(-1)], 1) - 0.5
+    sampled = torch.empty(len(places), channels, dtype=image.dtype, device=image.device)
+    for first in range(0, len(places), AT_ONCE):
+        (left, across), (top, down) = (_taps(where, image) for where in places[first : first + AT_ONCE].T)
+        taps = (top.clamp_(0, height - 1) * width)[:, :, None] + left.clamp_(0, width - 1)[:, None]
+        weights = down[:, :, None] * across[:, None]
+        sampled[first : first + AT_ONCE] = F.embedding_bag(
+            taps.flatten(1), table, mode="sum", per_sample_weights=weights.flatten(1)
+        )
+    return sampled.T.reshape(channels, *columns.shape)
 
 
-def _taps(where: Tensor, like: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """First index, and weights of the four samples around array indices (...)."""
+def _taps(where: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices and weights (N, 4) of the samples around array indices (N,)."""
     first = where.floor()
     t = (where - first).to(like)
     weights = (
@@ -196,7 +201,7 @@ def _taps(where: Tensor, like: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         t * (0.5 + t * (2 - 1.5 * t)),
         t * t * (-0.5 + 0.5 * t),
     )
-    return first.long() - 1, weights
+    return first.long()[:, None] + torch.arange(-1, 3, device=where.device), torch.stack(weights, 1)
 
 
 @dataclass(frozen=True)

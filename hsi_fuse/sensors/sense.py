@@ -272,7 +272,7 @@ def _separable(psf: Tensor) -> Tensor:
     left, values, right = torch.linalg.svd(psf.double())
     if float(values[1:].sum()) > NO_TILT * float(values[0]):
         return psf
-    outer = torch.outer(left[:, 0], right[0])
+    outer = torch.outer(left[:, 0].abs(), right[0].abs())  # rounding gives the tails of either any sign
     return (outer / outer.sum()).to(psf)
 
 
