@@ -220,6 +220,18 @@ def test_a_guide_that_tells_nothing_leaves_the_network_without_weight(pairs):
     assert weights[1] < 0.1
 
 
+def test_a_network_that_strange_pixels_led_astray_weighs_less(pairs):
+    problem, draw = problem_of(pairs[4]), torch.Generator().manual_seed(0)
+    strange = torch.rand(problem.hsi.shape[1:], generator=draw) < 0.02
+    hsi = problem.hsi.clone()
+    hsi[:, strange] = 3 * torch.rand(len(hsi), int(strange.sum()), generator=draw)
+    stage = STAGES["coupled"](steps=150, imitate=150)
+    told = stage(replace(problem, hsi=hsi), interpolate(problem), silent).verdict
+    kept = told["held_out_error_imitating"] / told["held_out_error"]
+    assert kept < 0.8
+    assert told["network_weight"] < kept * stage.share
+
+
 def test_an_estimate_is_projected_by_its_factors(pairs):
     pair = pairs[4]
     ones = torch.ones(pair.hsi.shape[1:])

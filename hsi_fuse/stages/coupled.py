@@ -90,7 +90,7 @@ class Coupled(MapOptions):
     The network sees colour and not place: it knows what the whole scene teaches about a colour, where stage
     `map` knows the surroundings. It first learns to imitate `map`'s estimate; what it then makes of the data
     is averaged with that estimate, and the mean is the prior mean of the last `solve_map`. The better the
-    network alone explains the HSI, the more it weighs (`share`).
+    network alone explains the HSI, held-out pixels too, the more it weighs (`share`).
 
     Deviations from CUCaNet: one encoder (guide -> abundances) instead of two, per-pixel instead of 5 x 5,
     softmax with an illumination scale instead of a clamp, a signed residual in the subspace for what the
@@ -165,18 +165,21 @@ class Coupled(MapOptions):
         if learned is None:
             why = {"kept": False, "reason": "too few HSI pixels under the guide to learn from"}
             return _Taught(self, lesson, None, None, 0.0, why, ()), mean
-        network, trained = learned
+        network, trained, imitation_error = learned
         low = subspace.project(fill_nearest(scene.hsi, scene.hsi_weight))  # (k, h, w)
         detail = _whole(network, scene, lesson.texture)
         missed = float(anchor(scene, low, detail).covariance.trace())
         missed /= float(interpolation_error(low, scene.ratio).trace())
-        weight = self.share * max(1 - missed, 0.0)
+        # a few strange pixels can lead a network away from what it knew of all others
+        kept = min((imitation_error + 1e-9) / (trained.best_score + 1e-9), 1.0)
+        weight = self.share * max(1 - missed, 0.0) * kept
         blended = anchor(scene, low, weight * detail + (1 - weight) * mean[0], mean[0]).covariance
         verdict = {
             "kept": True,
             "network_weight": weight,
             "best_step": trained.best_step,
             "held_out_error": trained.best_score,
+            "held_out_error_imitating": imitation_error,
             "endmembers": len(network.endmembers),
         }
         return _Taught(self, lesson, blended, network, weight, verdict, trained.history), mean
@@ -188,10 +191,10 @@ class Coupled(MapOptions):
 
     def _learn(
         self, problem: Problem, subspace: Subspace, answer: Tensor, on_step: OnStep
-    ) -> tuple[UnmixingNetwork, Trained] | None:
-        """The trained network and how that went; None where there is too little to learn from.
+    ) -> tuple[UnmixingNetwork, Trained, float] | None:
+        """The trained network, how that went, and its held-out error when it had only imitated.
 
-        `answer`, coefficients (k, H, W), is what it imitates first.
+        None where there is too little to learn from. `answer`, coefficients (k, H, W), is imitated first.
         """
         ratio, psf, sensor = problem.ratio, problem.sensor.psf, problem.sensor
         low = subspace.project(fill_nearest(problem.hsi, problem.hsi_weight))  # (k, h, w)
@@ -270,7 +273,9 @@ class Coupled(MapOptions):
             },
         ]
         schedule = Schedule(self.steps, check_every=max(min(100, self.steps // 4), 1))
-        return network, train(network, groups, loss, score, schedule, on_step, "coupled", draws=(draw,))
+        before = score()
+        trained = train(network, groups, loss, score, schedule, on_step, "coupled", draws=(draw,))
+        return network, trained, before
 
 
 @dataclass(frozen=True)
