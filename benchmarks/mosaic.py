@@ -72,8 +72,8 @@ class Mosaic:
 
     def fine(self, top: int, bottom: int) -> Tensor:
         """Rows of the fine cube (n, rows, W); beyond the first and the last row mirrored too."""
-        across = torch.from_numpy(_mirrored(np.arange(self.width * self.ratio), self.tile.shape[2]))
-        down = torch.from_numpy(_mirrored(np.arange(top, bottom), self.tile.shape[1]))
+        across = torch.from_numpy(mirrored(np.arange(self.width * self.ratio), self.tile.shape[2]))
+        down = torch.from_numpy(mirrored(np.arange(top, bottom), self.tile.shape[1]))
         return self.tile[:, down][:, :, across] * self._light(top, bottom)
 
     def _light(self, top: int, bottom: int) -> Tensor:
@@ -93,7 +93,7 @@ class Mosaic:
             yield first, low, mix_bands(strip[:, RIM_HSI * s : -RIM_HSI * s], srf)
 
 
-def _mirrored(index: NDArray[np.intp], size: int) -> NDArray[np.intp]:
+def mirrored(index: NDArray[np.intp], size: int) -> NDArray[np.intp]:
     """Indices of half-sample mirroring: d c b a | a b c d | d c b a."""
     folded = index % (2 * size)
     return np.where(folded < size, folded, 2 * size - 1 - folded)

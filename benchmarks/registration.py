@@ -31,6 +31,7 @@ from scipy.ndimage import binary_erosion, map_coordinates
 from benchmarks.fusion import problem_of
 from benchmarks.mapping_errors import errors
 from benchmarks.matchers import METHODS, Found
+from benchmarks.mosaic import mirrored
 from benchmarks.scenes import NAMES, load
 from hsi_fuse.errors import HsiFuseError
 from hsi_fuse.preset import Preset, load_preset
@@ -97,7 +98,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Job:
-    """What to run, in words: it travels to a worker."""
+    """What to run, in words: it travels to a worker. `side`: as in `--side`."""
 
     scene: str
     protocol: str
@@ -105,6 +106,7 @@ class Job:
     seed: int
     methods: tuple[str, ...]
     fuse: str | None
+    side: int | None = None
 
 
 def protocol_for(wavelengths_nm: NDArray[np.float64], name: str) -> Protocol:
@@ -118,6 +120,9 @@ def protocol_for(wavelengths_nm: NDArray[np.float64], name: str) -> Protocol:
 def run(job: Job) -> list[Score]:
     """Simulate one pair and register it by every method."""
     truth, wavelengths_nm = load(job.scene)
+    if job.side:
+        rows, columns = (torch.from_numpy(mirrored(np.arange(job.side), n)) for n in truth.shape[1:])
+        truth = truth[:, rows][:, :, columns]
     protocol = protocol_for(wavelengths_nm, f"{job.protocol}-{job.variant}")
     pair = observe(truth, wavelengths_nm, protocol, job.seed)
     best = math.nan
@@ -245,6 +250,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--methods", default=list(METHODS), **listed, help=", ".join(METHODS))
     parser.add_argument("--seeds", default=["0", "1", "2"], **listed)
     parser.add_argument("--fuse", metavar="PRESET", help=f"also fuse {' and '.join(FUSED)}, and compare")
+    parser.add_argument(
+        "--side", type=int, metavar="PX", help="mirror the scenes to so many fine pixels a side"
+    )
     parser.add_argument("--workers", type=int, default=CORES, help="processes of one thread each")
     parser.add_argument("-v", "--verbose", action="store_true", help="a line for each run")
     parser.add_argument("-o", "--output", help="CSV file, one line for each run")
@@ -258,7 +266,7 @@ def main(arguments: list[str] | None = None) -> int:
         if unknown := set(given) - set(valid):
             parser.error(f"unknown: {', '.join(sorted(unknown))}; choose from {', '.join(valid)}")
     jobs = [
-        Job(scene, protocol, variant, int(seed), tuple(options.methods), options.fuse)
+        Job(scene, protocol, variant, int(seed), tuple(options.methods), options.fuse, options.side)
         for protocol in options.protocols
         for variant in options.variants
         for scene in options.scenes
