@@ -1,17 +1,7 @@
-"""Malformed files by the thousand, from a seed; run as a program it reads them all under limits.
-
-`python tests/malformed.py FOLDER FIRST LAST MEGABYTES` reads the cases FIRST..LAST-1 in this process and
-prints one JSON list of what went wrong. The process is killed after `SECONDS` on one case, and may grow by
-MEGABYTES.
-"""
+"""Malformed files by the thousand, from a seed."""
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import signal
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +11,6 @@ import numpy as np
 import rasterio
 from affine import Affine
 
-SECONDS = 10
 SEED = 20_26
 Spoilt = tuple[Path, tuple[str, ...]]
 """What to read, and the fields of which at least one must be named; none where mere bytes were damaged."""
@@ -144,7 +133,7 @@ def envi_bytes(rng: np.random.Generator, folder: Path) -> Spoilt:
     return path, ()
 
 
-def _geotiff(path: Path, driver: str = "GTiff", **more: object) -> None:
+def geotiff(path: Path, driver: str = "GTiff", **more: object) -> None:
     stored = _stored()
     shape = {"count": 4, "height": 5, "width": 6, "dtype": "int16"}
     place = {"crs": "EPSG:32632", "transform": Affine(30, 0, 5e5, 0, -30, 5e6), "nodata": -9999}
@@ -163,7 +152,7 @@ def tiff_bytes(rng: np.random.Generator, folder: Path) -> Spoilt:
         {"compress": "lzw", "predictor": 2},
         {"tiled": True, "BIGTIFF": "YES"},
     )
-    _geotiff(path, **kinds[rng.integers(len(kinds))])
+    geotiff(path, **kinds[rng.integers(len(kinds))])
     path.write_bytes(_damaged(rng, path.read_bytes()))
     return path, ()
 
@@ -171,7 +160,7 @@ def tiff_bytes(rng: np.random.Generator, folder: Path) -> Spoilt:
 def tiff_tags(rng: np.random.Generator, folder: Path) -> Spoilt:
     """A sound GeoTIFF whose tags, transform or scaling are rubbish."""
     path = folder / "scene.tif"
-    _geotiff(path)
+    geotiff(path)
     wild = np.array([0, np.nan, np.inf, 1e308, -1e-320, 1.0])
     with warnings.catch_warnings(), rasterio.open(path, "r+") as file:
         warnings.simplefilter("ignore")
@@ -213,7 +202,7 @@ def vrt(rng: np.random.Generator, folder: Path) -> Spoilt:
         "/vsizip/x",
         "a.tif",
     ]
-    _geotiff(folder / "a.tif")
+    geotiff(folder / "a.tif")
     size = [str(rng.choice(["6", "0", "-1", "2147483647", "a", "1e9"])) for _ in range(2)]
     bands = int(rng.choice([2, 4, 20]))
     band = (
@@ -284,7 +273,7 @@ BAND_FIELDS = ("wavelengthCenterOfBand", "FWHMOfBand", "GainOfBand", "OffsetOfBa
 
 def metadata(rng: np.random.Generator, folder: Path) -> Spoilt:
     """An EnMAP product with a damaged XML, or one that expands without end."""
-    _geotiff(folder / "ENMAP01_L2A-SPECTRAL_IMAGE.TIF")
+    geotiff(folder / "ENMAP01_L2A-SPECTRAL_IMAGE.TIF")
     band = (
         "<bandID><wavelengthCenterOfBand>{}</wavelengthCenterOfBand><FWHMOfBand>{}</FWHMOfBand>"
         "<GainOfBand>{}</GainOfBand><OffsetOfBand>{}</OffsetOfBand></bandID>"
@@ -357,66 +346,3 @@ def spoiled(number: int, folder: Path) -> tuple[str, Path, tuple[str, ...]]:
 def shuffled(count: int) -> list[int]:
     """So many of all numbers, of every kind its share."""
     return [int(k) for k in np.random.default_rng(SEED).permutation(COUNT)[:count]]
-
-
-def _main(folder: Path, first: int, last: int, megabytes: int) -> None:
-    import resource
-
-    from hsi_fuse.errors import ReadError
-
-    warnings.simplefilter("ignore")
-    for read in ("hsi", "guide"):  # import what they import before memory is limited
-        _read(read, _sound(folder))
-    size = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    resource.setrlimit(resource.RLIMIT_AS, (size + megabytes * 2**20, resource.RLIM_INFINITY))
-    wrong = []
-    for number in range(first, last):
-        place = folder / str(number)
-        place.mkdir()
-        kind, path, damaged = spoiled(number, place)
-        before = listing(place)
-        print(f"{number} {kind}", file=sys.stderr, flush=True)  # the last line names what killed the process
-        signal.alarm(SECONDS)
-        for read in ("hsi", "guide"):
-            try:
-                _read(read, path)
-            except ReadError as error:
-                if not names(str(error), path, damaged):
-                    wrong.append(f"{number} {kind} {read}: {damaged}, poor message: {str(error)[:300]}")
-            except BaseException as error:
-                wrong.append(f"{number} {kind} {read}: {type(error).__name__}: {error}"[:400])
-        signal.alarm(0)
-        if listing(place) != before:
-            wrong.append(f"{number} {kind}: files were written")
-        shutil.rmtree(place)
-    print(json.dumps(wrong))
-
-
-def names(message: str, path: Path, damaged: tuple[str, ...]) -> bool:
-    """Whether a message is of some length, and names the file and a field that was damaged."""
-    field = not damaged or any(name in message for name in damaged)
-    return len(message) <= 2000 and path.stem.removesuffix("-METADATA") in message and field
-
-
-def _sound(folder: Path) -> Path:
-    _geotiff(folder / "scene.tif")
-    return folder / "scene.tif"
-
-
-def _read(how: str, path: Path) -> None:
-    from hsi_fuse.read import open_guide, read_hsi
-
-    if how == "hsi":
-        read_hsi(path)
-        return
-    guide = open_guide(path)
-    guide.read(0, 0, guide.grid.height, guide.grid.width)
-
-
-def listing(folder: Path) -> list[str]:
-    """All that lies in a folder."""
-    return sorted(str(each) for each in folder.rglob("*"))
-
-
-if __name__ == "__main__":
-    _main(Path(sys.argv[1]), *map(int, sys.argv[2:]))

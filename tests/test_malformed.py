@@ -10,6 +10,7 @@ from contextlib import suppress
 
 import malformed
 import pytest
+import read_malformed
 
 from hsi_fuse import cli
 from hsi_fuse.errors import HsiFuseError, ReadError
@@ -27,7 +28,7 @@ def test_thousands_of_malformed_files_are_read_or_refused_with_a_word(tmp_path, 
     assert malformed.COUNT >= 2000
     first, last = (malformed.COUNT * k // 3 for k in (part, part + 1))
     limits = [str(each) for each in (tmp_path, first, last, MEGABYTES)]
-    command = [sys.executable, malformed.__file__, *limits]
+    command = [sys.executable, read_malformed.__file__, *limits]
     done = subprocess.run(command, capture_output=True, text=True, check=False, errors="replace")
     assert done.returncode == 0, f"died at: {done.stderr[-1000:]}"
     assert json.loads(done.stdout) == []
@@ -86,7 +87,7 @@ def test_the_command_ends_with_code_3_and_one_line_that_names_the_field(
         folder = tmp_path / str(number)
         folder.mkdir()
         kind, path, damaged = malformed.spoiled(number, folder)
-        before = malformed.listing(tmp_path)
+        before = read_malformed.listing(tmp_path)
         way = WAYS[turn % len(WAYS)]
         command = way.replace("FILE", str(path)).replace("HSI", str(pair.hsi)).replace("REF", str(pair.ref))
         message = malformed_by(way, path)
@@ -98,14 +99,14 @@ def test_the_command_ends_with_code_3_and_one_line_that_names_the_field(
         assert "Traceback" not in said, where
         assert "internal" not in said, where
         assert len(errors) == (code != 0), where
-        assert malformed.listing(tmp_path) == before, where
+        assert read_malformed.listing(tmp_path) == before, where
         by_run += way.startswith("run")
         if message is None:  # what fails then is a pair of sound files: another place, no finer pixels
             assert code in (0, 3, 4, Reached.exit_code), where
             continue
         assert code == 3, where
         assert not told, where
-        assert malformed.names(errors[0], path, damaged), where
+        assert read_malformed.names(errors[0], path, damaged), where
         refused += 1
     assert by_run >= THROUGH_THE_COMMAND / 2
     assert refused > THROUGH_THE_COMMAND / 2  # or this test tests nothing
@@ -121,14 +122,14 @@ def test_a_run_of_the_real_command_leaves_nothing(tmp_path, pair, out):
             warnings.simplefilter("ignore")
             read_hsi(path)
             continue  # still readable
-        before = malformed.listing(tmp_path)
+        before = read_malformed.listing(tmp_path)
         command = [sys.executable, "-m", "hsi_fuse.cli", "run", str(path), str(pair.ref), "-o", "../o.tif"]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
         assert done.returncode == 3, f"{number} {kind}: {done.stderr}"
         assert done.stderr.count("hsi-fuse: error:") == 1
-        assert malformed.names(done.stderr, path, damaged)
+        assert read_malformed.names(done.stderr, path, damaged)
         assert "Traceback" not in done.stderr
-        assert malformed.listing(tmp_path) == before
+        assert read_malformed.listing(tmp_path) == before
         left -= 1
         if not left:
             return
