@@ -1,7 +1,8 @@
 """Malformed files, read under limits by a process of their own.
 
 `python tests/read_malformed.py FOLDER FIRST LAST MEGABYTES` reads the cases FIRST..LAST-1 of `malformed`
-and prints one JSON list of what went wrong. The process is killed after `SECONDS` on one case, and may grow by MEGABYTES.
+and prints one JSON list of what went wrong. The process is killed after `SECONDS` on one case, and may
+grow by MEGABYTES.
 """
 
 from __future__ import annotations
