@@ -174,6 +174,25 @@ def test_a_seam_shows_where_there_is_light():
     assert checks.largest_step(error, light) == pytest.approx(0.05, abs=0.01)
 
 
+def test_a_seam_through_darkness_is_told_by_its_gain():
+    torch.manual_seed(0)
+    light = 1 + torch.rand(100, 80)
+    for row, start in enumerate(torch.randint(20, 45, (90,)).tolist()):  # no straight edge of its own
+        light[row, start : start + 31] *= 0.2
+    error = 0.002 * torch.randn(100, 80)
+    seam = error.clone()
+    seam[:, 50:] += 0.05 * light[:, 50:]
+    assert checks.largest_step(seam, light) == pytest.approx(0.05, abs=0.015)
+    assert checks.largest_step(error, light) == 0
+
+
+def test_a_dark_line_says_no_more_than_its_noise_lets_it():
+    torch.manual_seed(0)
+    light = torch.ones(100, 80)
+    light[40:60] = 0.0  # water from edge to edge
+    assert checks.largest_step(0.02 * torch.randn(100, 80), light) < 0.015
+
+
 def test_a_band_stands_out_against_those_beside_it():
     noise = torch.full((30,), 5e-4)
     smooth = torch.linspace(0, 0.04, 30)  # a product that is a little too soft, and more so in the red

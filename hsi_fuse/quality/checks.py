@@ -40,6 +40,8 @@ BESIDE, TRIFLE, EXCUSED = 3, 1e-3, 0.05
 """Of a band that stands out: neighbours to either side, and shares of its variance; see `standing_out`."""
 CHANCE = 5.0
 """Robust deviations that the largest of some thousand steps may have by chance."""
+DARK = 0.2
+"""Brightness, in the scene's mean, below which a step is no longer taken for a part of it."""
 
 
 def scene_subspace(problem: Problem) -> Subspace:
@@ -167,24 +169,31 @@ def standing_out(missed: Tensor, noise: Tensor) -> Tensor:
 
 
 def largest_step(error: Tensor, light: Tensor) -> float:
-    """The largest straight step in an error map (H, W; NaN without data) beyond chance, in the map's units.
+    """The largest straight step in an error map (H, W; NaN without data) beyond chance, over the brightness.
 
-    A seam of blocks that were processed apart runs along a row or a column from edge to edge. The step across
-    a line is the median over its pixels, weighted by their brightness `light` (H, W), for a seam in the level
-    does not show where it is dark. So an edge of the scene that covers less than half of what is bright is
-    none; chance is `CHANCE` robust deviations of the steps across all lines.
+    A seam of blocks that were processed apart runs along a row or a column from edge to edge, and changes
+    the level: what it puts into the error goes with the brightness `light` (H, W; the scene's mean is 1). The
+    step across a line is the gain that explains the differences of its pixels in absolute value best: their
+    median over the brightness, weighted by it, so that an edge of the scene that covers less than half of
+    what is bright is none. What is darker than `DARK` counts as that. Chance is `CHANCE` robust deviations of
+    the steps across all lines, or standard errors of the line's own where they are larger.
     """
-    steps = [0.0]
+    largest = [0.0]
     for image, bright in ((error, light), (error.T, light.T)):
         across = image[1:] - image[:-1]
         enough = across.isfinite().sum(1) >= max(16, across.shape[1] // 4)
         if int(enough.sum()) < 8:
             continue
-        weight = (bright[1:] + bright[:-1])[enough].clamp_min(0)
-        step = _weighted_median(across[enough].double(), weight.double())
-        spread = 1.4826 * (step - step.median()).abs().median()
-        steps.append(float((step.abs() - CHANCE * spread).amax()))
-    return max(steps)
+        weight = ((bright[1:] + bright[:-1]) / 2)[enough].clamp_min(DARK).double()
+        gains = across[enough].double() / weight
+        step = _weighted_median(gains, weight)
+        spread = 1.4826 * _weighted_median((gains - step[:, None]).abs(), weight)
+        weight = torch.where(gains.isfinite(), weight, 0.0)
+        # of a median of normal values; of weighted ones as of as many as weigh the same
+        own = math.sqrt(math.pi / 2) * spread * weight.square().sum(1).sqrt() / weight.sum(1)
+        all_lines = 1.4826 * (step - step.median()).abs().median()
+        largest.append(float((step.abs() - CHANCE * own.clamp_min(all_lines)).amax()))
+    return max(largest)
 
 
 def brightness_error(low: Tensor, problem: Problem) -> Tensor:
