@@ -28,6 +28,8 @@ BEND_NODES = 65
 STRIP_PIXELS = 2_000_000
 AT_ONCE = 16_384
 """Places sampled at a time: they stay in the processor's cache, which halves the time."""
+REACH = 2
+"""Pixels beyond that of a place which its cubic takes in, at most."""
 MOST_HSI_PIXELS = 32_768
 LEAST_BEYOND, HALF_BEYOND, MOST_BEYOND = 0.02, 0.06, 0.3
 """Share of the PSF beyond the guide: of a pixel that counts as seen, of one that weighs half in a fit, and
@@ -177,6 +179,7 @@ def sample(image: Tensor, columns: Tensor, rows: Tensor) -> Tensor:
     Keys' kernel with a = -1/2, which keeps ramps straight. That of `grid_sample` (a = -3/4) does not, and
     since HSI pixels mostly meet the guide at one phase, it moved the mapping by 0.02 guide pixels.
     """
+    image, columns, rows = _around(image, columns, rows)
     channels, height, width = image.shape
     table = image.reshape(channels, -1).T.contiguous()
     places = torch.stack([columns.reshape(-1), rows.reshape(-1)], 1) - 0.5
@@ -189,6 +192,20 @@ def sample(image: Tensor, columns: Tensor, rows: Tensor) -> Tensor:
             taps.flatten(1), table, mode="sum", per_sample_weights=weights.flatten(1)
         )
     return sampled.T.reshape(channels, *columns.shape)
+
+
+def _around(image: Tensor, columns: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The part of an image (c, H, W) that cubic sampling at these places looks at, and the places in it."""
+    if columns.numel() == 0:
+        return image, columns, rows
+    parts, inside = [], []
+    for where, size in ((rows, image.shape[1]), (columns, image.shape[2])):
+        # a place outside takes the nearest pixels, so that these have to be there
+        low, high = (int(end.floor().clamp(0, size - 1)) for end in where.aminmax())
+        first = max(low - REACH, 0)
+        parts.append(slice(first, high + REACH + 1))
+        inside.append(where - first)
+    return image[:, parts[0], parts[1]], inside[1], inside[0]
 
 
 def _taps(where: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
