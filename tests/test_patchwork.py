@@ -84,6 +84,40 @@ def test_patches_find_the_field_that_the_whole_finds(small_patches):
     assert rms(again.shift(X, Y) - parts.shift(X, Y)) < 0.01
 
 
+def test_patches_spread_over_a_large_image_stand_for_all(small_patches, monkeypatch):
+    pair = unregistered(local=waves)
+    observer = Observer(pair, PSF, RATIO)
+    whole = fit_fields(observer, pair.start, "affine", 5)
+    monkeypatch.setattr(patchwork, "SAMPLED", 1)
+    some = fit_fields(observer, pair.start, "affine", 5, sampled=True)
+    (patch,) = some.shift.patches
+    assert patch.tile == whole.shift.patches[0].tile
+    pixels = patchwork.sample_of(SHAPE, torch.device("cpu")).numpy()
+    assert pixels[patch.tile].all()
+    assert pixels.sum() == pixels[patch.tile].size < pixels.size
+    down, across = patch.tile
+    own = np.ix_([0, 1], np.arange(down.stop - 8), np.arange(across.stop - 8))
+    assert rms((some.shift(X, Y) - whole.shift(X, Y))[own]) < 0.01
+    assert (some.shift(X, Y)[:, ~pixels] == 0).all()
+    assert some.deviation(X[-3:], Y[-3:]) == pytest.approx([patchwork.UNKNOWN] * 3)
+
+
+def test_the_other_patches_try_the_lengths_that_those_found(small_patches, monkeypatch):
+    tried = []
+
+    def remembered(*given, near):
+        tried.append(near)
+        return fit(*given, near=near)
+
+    monkeypatch.setattr(patchwork, "fit", remembered)
+    monkeypatch.setattr(patchwork, "SAMPLED", 1)
+    pair = unregistered(local=waves)
+    fit_fields(Observer(pair, PSF, RATIO), pair.start, "affine", 3)
+    assert tried[0] == 0
+    assert len(set(tried[1:])) == 1
+    assert tried[1] > 0
+
+
 def test_a_small_image_is_one_patch():
     pair = unregistered()
     found = fit_fields(Observer(pair, PSF, RATIO), pair.start, "affine", 3)

@@ -48,7 +48,11 @@ class Half:
 def halves_of(
     state: State, psf: Tensor, ratio: int, options: RegisterOptions, fitted: Mapped | None = None
 ) -> list[Half]:
-    """Mappings of either colour; the one given instead where the options allow none but the start."""
+    """Mappings of either colour; the one given instead where the options allow none but the start.
+
+    Of a large image a sample of patches says enough (`patchwork.sample_of`).
+    """
+    state = state.sample
     out, colour = [], checkerboard(state.raw.shape, state.raw.low.device)
     looked = Observer(state.pair, psf, ratio)
     under = looked.see(state.base, state.shift).support
@@ -60,7 +64,7 @@ def halves_of(
         others = Observer(pair, psf, ratio, ~unseen, image=looked.image)
         found = fitted
         if found is None or options.model != "none":
-            found = fit_mapping(others, state, options.model, options.local, HALF_ITERATIONS)
+            found = fit_mapping(others, state, options.model, options.local, HALF_ITERATIONS, sampled=True)
         out.append(Half(unseen, pair, found, predicted(both, unseen, found)))
     return out
 

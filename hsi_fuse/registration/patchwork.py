@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
+import torch
 from affine import Affine
 from scipy.ndimage import map_coordinates
+from torch import Tensor
 
 from hsi_fuse.errors import AlignmentError
 from hsi_fuse.registration.displacement import Displacement, Move
@@ -25,7 +27,11 @@ LARGEST = 160
 """Sides of an image that is one patch, HSI pixels."""
 SIDE, OVERLAP = 128, 24
 """Of the patches of a larger one."""
+UNKNOWN = float(np.sqrt(2) * AMPLITUDES[-1])
+"""Standard error of a place that nothing is known of, HSI pixels."""
 FIGURES = "left", "amplitude", "length"
+SAMPLED = 3
+"""Patches along each axis that stand for all: their own best correlation lengths, and held-out pixels."""
 LATTICE = 9
 """Places along each axis of a patch at which its standard error is kept."""
 
@@ -51,6 +57,8 @@ class Patch:
 @dataclass(frozen=True)
 class Patchwork:
     """A displacement of HSI coordinates made of patches, each giving way to the next over their overlap.
+
+    Where there is no patch, nothing moves, and the standard error is `UNKNOWN`.
 
     Attributes
     ----------
@@ -80,18 +88,19 @@ class Patchwork:
                 at = columns[j] - patch.tile[1].start, rows[i] - patch.tile[0].start
                 out[:, i[:, None], j] += weight * patch.shift(*at)
                 total[i[:, None], j] += weight
-        return out / total
+        return out / np.where(total > 0, total, 1)
 
     def deviation(self, columns: Array, rows: Array) -> Array:
         """Standard error of the place at scattered places (N,), HSI pixels; the worst patch's."""
-        out = np.zeros(len(columns))
+        out, known = np.zeros(len(columns)), np.zeros(len(columns), bool)
         for patch in self.patches:
             x, y = columns - patch.tile[1].start, rows - patch.tile[0].start
             height, width = patch.shift.shape
             inside = (x >= 0) & (x <= width) & (y >= 0) & (y <= height)
             at = (LATTICE - 1) * np.stack([y[inside] / height, x[inside] / width])
             out[inside] = np.maximum(out[inside], map_coordinates(patch.deviation, at, order=1))
-        return out
+            known |= inside
+        return np.where(known, out, UNKNOWN)
 
 
 @dataclass(frozen=True)
@@ -124,10 +133,17 @@ def fit_fields(
     iterations: int,
     start: Move | None = None,
     near: float = 0.0,
+    sampled: bool = False,
 ) -> Mapped:
     """`fit` with a local field: of the image as a whole where it is small, else patch by patch.
 
-    In patches the base stays what it is, whatever the model.
+    In patches the base stays what it is, whatever the model. Unless the correlation length is known (`near`),
+    patches all over the image try all of them, and the others those next to their median.
+
+    Parameters
+    ----------
+    sampled : bool
+        Fit no other patches than those (see `sample_of`).
 
     Raises
     ------
@@ -137,16 +153,19 @@ def fit_fields(
     shape = observer.pair.shape
     if max(shape) <= LARGEST:
         return fit(observer, base, model, True, iterations, start, near=near)
-    rows, columns = (spread(side, SIDE, OVERLAP) for side in shape)
     before = {_corner(p.tile): p.shift for p in start.patches} if isinstance(start, Patchwork) else {}
-    patches, fits = [], []
-    for tile in product(rows, columns):
+    first, others = _tiles(shape)
+    patches: list[Patch] = []
+    fits: list[Fitted] = []
+    for i, tile in enumerate(first if sampled else first + others):
+        if i == len(first) and fits:
+            near = near or float(np.median([found.length for found in fits]))
         part = observer.part(tile)
         there = base * Affine.translation(tile[1].start, tile[0].start)
         try:
             found = fit(part, there, "none", True, iterations, before.get(_corner(tile)), near=near)
         except AlignmentError:
-            unknown = np.full((LATTICE, LATTICE), np.sqrt(2) * AMPLITUDES[-1])
+            unknown = np.full((LATTICE, LATTICE), UNKNOWN)
             patches.append(Patch(tile, Displacement.none(part.pair.shape), unknown))
             continue
         fits.append(found)
@@ -155,6 +174,29 @@ def fit_fields(
         raise AlignmentError("the mapping slid off the reference")
     left, amplitude, length = (float(np.median([getattr(f, n) for f in fits])) for n in FIGURES)
     return Patched(base, Patchwork(shape, tuple(patches)), left, amplitude, length)
+
+
+def sample_of(shape: tuple[int, int], device: torch.device) -> Tensor:
+    """Pixels of patches spread over an image, bool (h, w), to judge a mapping by; all of a small one."""
+    if max(shape) <= LARGEST:
+        return torch.ones(shape, dtype=torch.bool, device=device)
+    pixels = torch.zeros(shape, dtype=torch.bool, device=device)
+    for tile in _tiles(shape)[0]:
+        pixels[tile] = True
+    return pixels
+
+
+def _tiles(shape: tuple[int, int]) -> tuple[list[Tile], list[Tile]]:
+    """Patches of an image: `SAMPLED` along each axis, its ends among them, and the others."""
+    rows, columns = (spread(side, SIDE, OVERLAP) for side in shape)
+    some_rows, some_columns = (
+        [parts[i] for i in np.linspace(0, len(parts) - 1, SAMPLED).round().astype(int)]
+        for parts in (rows, columns)
+    )
+    tiles = list(product(rows, columns))
+    chosen = [row in some_rows and column in some_columns for row, column in tiles]
+    first = [tile for tile, is_chosen in zip(tiles, chosen, strict=True) if is_chosen]
+    return first, [tile for tile, is_chosen in zip(tiles, chosen, strict=True) if not is_chosen]
 
 
 def _corner(tile: Tile) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from hsi_fuse.registration.confidence import confidence_map, rejected
 from hsi_fuse.registration.displacement import Move
 from hsi_fuse.registration.fit import Mapped, fit
-from hsi_fuse.registration.patchwork import fit_fields
+from hsi_fuse.registration.patchwork import fit_fields, sample_of
 from hsi_fuse.registration.register import RegisterOptions
 from hsi_fuse.registration.response import Response, fit_responses, linearised
 from hsi_fuse.registration.warp import Observer, Pair
@@ -67,6 +67,14 @@ class State:
         """Whether the guide is not linear in what the HSI sees."""
         return not all(response.linear for response in self.responses)
 
+    @property
+    def sample(self) -> State:
+        """The same of a sample of its pixels, where they are many."""
+        some = sample_of(self.raw.shape, self.weight.device).to(self.weight)
+        return replace(
+            self, raw=replace(self.raw, low_weight=self.raw.low_weight * some), weight=self.weight * some
+        )
+
     def without_changes(self, fitted: Mapped, psf: Tensor, ratio: int, rim: bool = False) -> State:
         """Without the areas that show something else under a mapping: robust weights spare a cloud's rim.
 
@@ -94,8 +102,10 @@ class State:
         return state, found
 
 
-def fit_mapping(observer: Observer, state: State, model: str, local: bool, iterations: int) -> Mapped:
-    """The mapping from a state on, of the pixels that an observer looks at."""
+def fit_mapping(
+    observer: Observer, state: State, model: str, local: bool, iterations: int, sampled: bool = False
+) -> Mapped:
+    """The mapping from a state on, of the pixels that an observer looks at; `sampled`: see `fit_fields`."""
     if local:
-        return fit_fields(observer, state.base, model, iterations, state.shift, state.length)
+        return fit_fields(observer, state.base, model, iterations, state.shift, state.length, sampled)
     return fit(observer, state.base, model, iterations=iterations, start=state.shift)
