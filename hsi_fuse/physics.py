@@ -57,7 +57,7 @@ class _Strip:
 
 
 @dataclass(frozen=True)
-class _Blur:
+class Blur:
     """D B as products with small matrices, many times faster than a convolution of few channels.
 
     A PSF is a sum of few separable terms, by its singular values: one for a Gaussian along the axes, some
@@ -69,7 +69,7 @@ class _Blur:
     rank: int
 
     @classmethod
-    def of(cls, psf: Tensor, ratio: int, shape: Sequence[int], like: Tensor) -> _Blur:
+    def of(cls, psf: Tensor, ratio: int, shape: Sequence[int], like: Tensor) -> Blur:
         """For coarse images of `shape` (h, w), of the type and on the device of `like`."""
         psf, reach = _padded(psf.detach().cpu().double(), ratio)
         left, values, right = torch.linalg.svd(psf)
@@ -154,13 +154,16 @@ def _strips(taps: Tensor, ratio: int, reach: int, size: int) -> list[_Strip]:
 @lru_cache(maxsize=32)
 def _kept(
     psf: bytes, side: int, kind: torch.dtype, ratio: int, shape: tuple[int, int], of: torch.dtype, on: str
-) -> _Blur:
+) -> Blur:
     values = torch.frombuffer(bytearray(psf), dtype=kind).view(side, side)
-    return _Blur.of(values, ratio, shape, torch.empty(0, dtype=of, device=on))
+    return Blur.of(values, ratio, shape, torch.empty(0, dtype=of, device=on))
 
 
-def _blur(psf: Tensor, ratio: int, shape: tuple[int, int], like: Tensor) -> _Blur:
-    """The `_Blur` of a PSF, made once: iterations ask for one again and again."""
+def blur_of(psf: Tensor, ratio: int, shape: tuple[int, int], like: Tensor) -> Blur:
+    """D B of a PSF for HSI images of `shape` (h, w), of the type and on the device of `like`; made once.
+
+    For what blurs again and again: `blur_down` looks it up every time.
+    """
     psf_padding(len(psf), ratio)
     there = psf.detach().cpu().contiguous()
     return _kept(there.numpy().tobytes(), len(psf), psf.dtype, ratio, shape, like.dtype, str(like.device))
@@ -192,13 +195,13 @@ def blur_down(cube: Tensor, psf: Tensor, ratio: int) -> Tensor:
         padded = _pad(_pad(cube, 1, reach), 2, reach)
         kernel = kernel.expand(len(cube), 1, *kernel.shape)
         return F.conv2d(padded[None], kernel, stride=ratio, groups=len(cube))[0]
-    return _blur(psf, ratio, (height // ratio, width // ratio), cube).down(cube)
+    return blur_of(psf, ratio, (height // ratio, width // ratio), cube).down(cube)
 
 
 def blur_down_adjoint(image: Tensor, psf: Tensor, ratio: int) -> Tensor:
     """The adjoint of `blur_down`: (c, h, w) -> (c, ratio h, ratio w)."""
     height, width = image.shape[1:]
-    return _blur(psf, ratio, (height, width), image).up(image)
+    return blur_of(psf, ratio, (height, width), image).up(image)
 
 
 def mix_bands(cube: Tensor, srf: Tensor) -> Tensor:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from hsi_fuse.physics import blur_down, blur_down_adjoint
+from hsi_fuse.physics import Blur, blur_of
 from hsi_fuse.system import System, cached, times
 
 
@@ -74,15 +75,21 @@ class Preconditioner:
             *transforms,
         )
 
+    @cached_property
+    def blur(self) -> Blur:
+        """H, but for the trust."""
+        height, width = self.shrink.shape[1:]
+        return blur_of(self.psf, self.ratio, (height, width), self.shrink)
+
     def __call__(self, residual: Tensor) -> Tensor:
         """M^-1 times (k, H, W)."""
         out = residual * self.scale
         groups = cached(out)
-        low = times(self.to_low, torch.cat([blur_down(part, self.psf, self.ratio) for part in groups]))
+        low = times(self.to_low, torch.cat([self.blur.down(part) for part in groups]))
         low = self.rows.T @ ((self.rows @ low @ self.columns.T) * self.shrink) @ self.columns
         back = torch.split(times(-self.scale[:, :, 0] * self.to_low.T, low), len(groups[0]))
         for part, coarse in zip(groups, back, strict=True):
-            part += blur_down_adjoint(coarse, self.psf, self.ratio)
+            part += self.blur.up(coarse)
         return out
 
 

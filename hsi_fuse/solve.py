@@ -210,7 +210,7 @@ class MapOptions:
     damp: float = 0.05
     edge: float = 0.3
     iterations: int = 300
-    tolerance: float = 5e-3
+    tolerance: float = 7e-3
 
 
 def solve_map(problem: Problem, subspace: Subspace, prior: Prior, options: MapOptions) -> tuple[Tensor, int]:

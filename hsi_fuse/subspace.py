@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,8 +22,16 @@ PROJECTED_VALUES = 1 << 26
 """Values of a cube that are whitened at a time."""
 
 
-def moments(hsi: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Mean (n,), covariance (n, n), both float64, and number of the pixels with weight of (n, h, w)."""
+class Moments(NamedTuple):
+    """Mean (n,) and covariance (n, n), float64, of a number of pixels."""
+
+    mean: Tensor
+    covariance: Tensor
+    pixels: int
+
+
+def moments(hsi: Tensor, weight: Tensor) -> Moments:
+    """Of the pixels of (n, h, w) that have weight (h, w)."""
     n, height = hsi.shape[:2]
     count = int((weight > 0).sum())
     total = torch.zeros(n, dtype=torch.float64, device=hsi.device)
@@ -34,7 +43,7 @@ def moments(hsi: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, int]:
     for rows in blocks:
         centred = hsi[:, rows][:, weight[rows] > 0].double() - mean[:, None]
         second += centred @ centred.T
-    return mean, second / max(count, 1), count
+    return Moments(mean, second / max(count, 1), count)
 
 
 def estimate_noise(hsi: Tensor, weight: Tensor) -> Tensor:
@@ -57,11 +66,16 @@ def estimate_noise(hsi: Tensor, weight: Tensor) -> Tensor:
     Tensor (n,)
         Standard deviation, never below 1e-4 of the band's own spread (quantisation; a simulation without).
     """
-    n = len(hsi)
-    _, gram, count = moments(hsi, weight)
+    return _noise(moments(hsi, weight)).to(hsi.dtype)
+
+
+def _noise(of: Moments) -> Tensor:
+    """`estimate_noise` by the moments of the pixels, float64."""
+    _, gram, count = of
+    n = len(gram)
     spread = gram.diagonal().clamp_min(0).sqrt()
-    left = torch.empty(n, dtype=torch.float64, device=hsi.device)
-    shares = torch.eye(n, dtype=torch.float64, device=hsi.device)  # of each band's noise in what is left
+    left = torch.empty_like(spread)
+    shares = torch.eye(n, dtype=gram.dtype, device=gram.device)  # of each band's noise in what is left
     for band in range(n):
         others = [
             b for b in range(max(0, band - NEIGHBOUR_BANDS), min(n, band + NEIGHBOUR_BANDS + 1)) if b != band
@@ -81,7 +95,7 @@ def estimate_noise(hsi: Tensor, weight: Tensor) -> Tensor:
     variance = torch.from_numpy(nnls(shares.cpu().numpy(), left.cpu().numpy())[0]).to(left)
     noise = torch.maximum(variance, 0.1 * left).sqrt()
     floor = 1e-4 * torch.maximum(spread, spread.mean())
-    return torch.maximum(noise, floor.clamp_min(1e-12)).to(hsi.dtype)
+    return torch.maximum(noise, floor.clamp_min(1e-12))
 
 
 @dataclass(frozen=True)
@@ -131,9 +145,19 @@ def fit_subspace(hsi: Tensor, weight: Tensor, noise: Tensor, largest: int = 24) 
     noise : Tensor (n,)
     largest : int
     """
-    n = len(hsi)
-    mean, covariance, count = moments(hsi, weight)
-    deviation = noise.double()
+    return _principal(moments(hsi, weight), noise, largest)
+
+
+def learn_subspace(hsi: Tensor, weight: Tensor, largest: int = 24) -> Subspace:
+    """`fit_subspace` of an image (n, h, w) whose noise is estimated too (`estimate_noise`), in one pass."""
+    seen = moments(hsi, weight)
+    return _principal(seen, _noise(seen).to(hsi.dtype), largest)
+
+
+def _principal(of: Moments, noise: Tensor, largest: int) -> Subspace:
+    """`fit_subspace` by the moments of the pixels."""
+    mean, covariance, count = of
+    n, deviation = len(mean), noise.double()
     values, vectors = torch.linalg.eigh(covariance / deviation[:, None] / deviation)  # ascending
     edge = (1 + (n / count) ** 0.5) ** 2
     size = int((values > edge).sum())
@@ -142,7 +166,7 @@ def fit_subspace(hsi: Tensor, weight: Tensor, noise: Tensor, largest: int = 24) 
     # the sign of an eigenvector is arbitrary: fix it, so that every machine sees the same numbers
     signs = torch.sign(basis.gather(0, basis.abs().argmax(0, keepdim=True)))
     basis = basis * signs * deviation[:, None]
-    return Subspace(basis.to(hsi.dtype), mean.to(hsi.dtype), noise)
+    return Subspace(basis.to(noise.dtype), mean.to(noise.dtype), noise)
 
 
 def fill_nearest(image: Tensor, weight: Tensor) -> Tensor:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from hsi_fuse.errors import SolveError
-from hsi_fuse.physics import blur_down, blur_down_adjoint
+from hsi_fuse.physics import Blur, blur_of
 
 CACHE_PIXELS = 1 << 18
 """Of one channel, that stay in a processor's cache while they are worked on."""
@@ -119,9 +120,15 @@ class System:
     down: Tensor
     across: Tensor
 
+    @cached_property
+    def blur(self) -> Blur:
+        """D B."""
+        height, width = self.trust.shape[1:]
+        return blur_of(self.psf, self.ratio, (height, width), self.trust)
+
     def __call__(self, image: Tensor) -> Tensor:
         """The matrix times (k, H, W)."""
-        low = torch.cat([blur_down(part, self.psf, self.ratio) for part in cached(image)])
+        low = torch.cat([self.blur.down(part) for part in cached(image)])
         low = times(self.change.T, self.trust * times(self.change, low))
         out = torch.empty_like(image)
         parts, count = cached(image), len(cached(image)[0])
@@ -136,7 +143,7 @@ class System:
             for i, value in enumerate(curvature.tolist()):
                 if value > self._least:
                     to[i].addcmul_(part[i], self.weight, value=value)
-            to += blur_down_adjoint(coarse, self.psf, self.ratio)
+            to += self.blur.up(coarse)
         return out
 
     @property

@@ -12,7 +12,7 @@ from hsi_fuse.overlap.blockterm import BlockTermOptions, BlockTerms, Factors, un
 from hsi_fuse.overlap.colours import ColourModel, Pixels, learn, sharpened
 from hsi_fuse.overlap.extend import doubts, predicted, strips
 from hsi_fuse.problem import Estimate, NativeGuide, OnStep, Problem, silent
-from hsi_fuse.subspace import estimate_noise, fill_nearest, fit_subspace
+from hsi_fuse.subspace import fill_nearest, learn_subspace
 from hsi_fuse.vca import vertices
 
 LARGEST = 24
@@ -97,8 +97,7 @@ def unmix_unregistered(
     srf : Tensor (m, n)
     """
     options = options or UnmixOptions()
-    noise = estimate_noise(hsi, hsi_weight)
-    subspace = fit_subspace(hsi, hsi_weight, noise, LARGEST)
+    subspace = learn_subspace(hsi, hsi_weight, LARGEST)
     low = subspace.project(fill_nearest(hsi, hsi_weight))  # (k, h, w)
     model, error = _colours(low, hsi_weight, srf @ subspace.basis, srf @ subspace.mean, seed)
     guess = predicted(model, guide)

@@ -21,7 +21,7 @@ from hsi_fuse.errors import AlignmentError, HsiFuseWarning
 from hsi_fuse.raster import Raster
 from hsi_fuse.registration.fit import fit
 from hsi_fuse.registration.warp import Observer, Pair
-from hsi_fuse.subspace import estimate_noise, fill_nearest, fit_subspace
+from hsi_fuse.subspace import fill_nearest, learn_subspace
 
 BOUNDARY_NM = 1000.0
 """Silicon ends here."""
@@ -103,7 +103,7 @@ def _shift(hsi: Raster, swir: NDArray[np.bool_]) -> tuple[float, float, float] |
 
     def coefficients(bands: NDArray[np.bool_], dimensions: int) -> torch.Tensor:
         values = torch.from_numpy(np.ascontiguousarray(hsi.values[bands & hsi.good_bands])).float()
-        subspace = fit_subspace(values, weight, estimate_noise(values, weight), dimensions)
+        subspace = learn_subspace(values, weight, dimensions)
         return subspace.project(fill_nearest(values, weight))
 
     pair = Pair(

@@ -24,7 +24,7 @@ from hsi_fuse.registration.response import Response
 from hsi_fuse.registration.state import State
 from hsi_fuse.registration.warp import Array, Observer, Pair, on_lattice
 from hsi_fuse.sensors.sense import Sensed, Sensing, sense
-from hsi_fuse.subspace import estimate_noise, fill_nearest, fit_subspace
+from hsi_fuse.subspace import fill_nearest, learn_subspace
 
 DIMENSIONS = 10
 PIXELS_PER_DIMENSION = 16
@@ -127,8 +127,7 @@ def register_pair(
     ------
     AlignmentError
     """
-    noise = estimate_noise(values, weight)
-    subspace = fit_subspace(values, weight, noise, DIMENSIONS)
+    subspace = learn_subspace(values, weight, DIMENSIONS)
     valid = torch.from_numpy(window.valid).to(values)
     native = fill_nearest(torch.from_numpy(window.values).to(values.device), valid)
     pair = Pair(

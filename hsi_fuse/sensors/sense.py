@@ -25,7 +25,7 @@ from hsi_fuse.registration.robust import ROBUST_ROUNDS, tukey
 from hsi_fuse.sensor import Sensor
 from hsi_fuse.sensors.known import KnownSensor
 from hsi_fuse.sensors.srf_fit import SrfPrior, fit_srf, strips
-from hsi_fuse.subspace import estimate_noise, fill_nearest, fit_subspace
+from hsi_fuse.subspace import fill_nearest, learn_subspace
 
 Array = NDArray[np.float64]
 FLATTEST = 0.02
@@ -127,9 +127,8 @@ def sense(
     how = how or Sensing()
     options, known = how.options, how.known
     hsi, hsi_weight, guide, guide_weight = _window(hsi, hsi_weight, guide, guide_weight, ratio, options)
-    noise = estimate_noise(hsi, hsi_weight)
     guide = fill_nearest(guide, guide_weight)
-    subspace = fit_subspace(hsi, hsi_weight, noise, options.dimensions)
+    subspace = learn_subspace(hsi, hsi_weight, options.dimensions)
     low = subspace.project(hsi)
     given = known.kernel(ratio)
     if given is None:
@@ -144,7 +143,7 @@ def sense(
     coefficients = low[:, support].double().cpu().numpy()  # (k, N)
     srf, offset, left, strength = fit_srf(subspace, coefficients, seen, strips(support, options.folds), prior)
     fine = _pixel_noise(guide, guide_weight)
-    hsi_part = (srf**2) @ noise.double().cpu().numpy() ** 2
+    hsi_part = (srf**2) @ subspace.noise.double().cpu().numpy() ** 2
     guide_noise = np.sqrt(np.maximum(left**2 - hsi_part, fine**2))
     variance = seen.var(1)
     found: dict[str, object] = {
@@ -248,7 +247,7 @@ def _fit_psf(
             cost,
             start,
             method="Nelder-Mead",
-            options={"initial_simplex": simplex, "xatol": 2e-3, "fatol": 1e-5, "maxfev": 120},
+            options={"initial_simplex": simplex, "xatol": 5e-3, "fatol": 1e-4, "maxfev": 120},
         ).x
         seen = blur_down(guide, kernel(theta), ratio)[:, support].double()
         for _ in range(ROBUST_ROUNDS):
