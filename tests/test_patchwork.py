@@ -92,7 +92,7 @@ def test_patches_spread_over_a_large_image_stand_for_all(small_patches, monkeypa
     some = fit_fields(observer, pair.start, "affine", 5, sampled=True)
     (patch,) = some.shift.patches
     assert patch.tile == whole.shift.patches[0].tile
-    pixels = patchwork.sample_of(SHAPE, torch.device("cpu")).numpy()
+    pixels = patchwork.sample_of(pair, pair.start).numpy()
     assert pixels[patch.tile].all()
     assert pixels.sum() == pixels[patch.tile].size < pixels.size
     down, across = patch.tile
@@ -100,6 +100,16 @@ def test_patches_spread_over_a_large_image_stand_for_all(small_patches, monkeypa
     assert rms((some.shift(X, Y) - whole.shift(X, Y))[own]) < 0.01
     assert (some.shift(X, Y)[:, ~pixels] == 0).all()
     assert some.deviation(X[-3:], Y[-3:]) == pytest.approx([patchwork.UNKNOWN] * 3)
+
+
+def test_the_sample_lies_on_the_guide(small_patches, monkeypatch):
+    pair = unregistered()
+    weight = pair.guide_weight.clone()
+    weight[:, : MARGIN + RATIO * 30] = 0  # the first columns of patches see nothing of it
+    monkeypatch.setattr(patchwork, "SAMPLED", 1)
+    pixels = patchwork.sample_of(replace(pair, guide_weight=weight), pair.start)
+    assert not pixels[:, :8].any()
+    assert pixels[:, -8:].any()
 
 
 def test_the_other_patches_try_the_lengths_that_those_found(small_patches, monkeypatch):

@@ -13,6 +13,7 @@ from itertools import product
 import numpy as np
 import torch
 from affine import Affine
+from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 from torch import Tensor
 
@@ -21,7 +22,7 @@ from hsi_fuse.registration.displacement import Displacement, Move
 from hsi_fuse.registration.fit import Fitted, Mapped, fit
 from hsi_fuse.registration.prior import AMPLITUDES
 from hsi_fuse.registration.tiles import Tile, spread
-from hsi_fuse.registration.warp import Array, Observer
+from hsi_fuse.registration.warp import Array, Observer, Pair, apply
 
 LARGEST = 160
 """Sides of an image that is one patch, HSI pixels."""
@@ -30,8 +31,10 @@ SIDE, OVERLAP = 128, 24
 UNKNOWN = float(np.sqrt(2) * AMPLITUDES[-1])
 """Standard error of a place that nothing is known of, HSI pixels."""
 FIGURES = "left", "amplitude", "length"
-SAMPLED = 3
-"""Patches along each axis that stand for all: their own best correlation lengths, and held-out pixels."""
+SAMPLED = 9
+"""Patches that stand for all: their own best correlation lengths, and held-out pixels."""
+WELL_SEEN = 0.5
+"""Share of its pixels on the guide, in the best patch's, from which on a patch can be one of them."""
 LATTICE = 9
 """Places along each axis of a patch at which its standard error is kept."""
 
@@ -154,7 +157,7 @@ def fit_fields(
     if max(shape) <= LARGEST:
         return fit(observer, base, model, True, iterations, start, near=near)
     before = {_corner(p.tile): p.shift for p in start.patches} if isinstance(start, Patchwork) else {}
-    first, others = _tiles(shape)
+    first, others = _tiles(observer.pair, base)
     patches: list[Patch] = []
     fits: list[Fitted] = []
     for i, tile in enumerate(first if sampled else first + others):
@@ -176,27 +179,37 @@ def fit_fields(
     return Patched(base, Patchwork(shape, tuple(patches)), left, amplitude, length)
 
 
-def sample_of(shape: tuple[int, int], device: torch.device) -> Tensor:
+def sample_of(pair: Pair, base: Affine) -> Tensor:
     """Pixels of patches spread over an image, bool (h, w), to judge a mapping by; all of a small one."""
-    if max(shape) <= LARGEST:
-        return torch.ones(shape, dtype=torch.bool, device=device)
-    pixels = torch.zeros(shape, dtype=torch.bool, device=device)
-    for tile in _tiles(shape)[0]:
+    pixels = torch.zeros_like(pair.low_weight, dtype=torch.bool)
+    if max(pair.shape) <= LARGEST:
+        return ~pixels
+    for tile in _tiles(pair, base)[0]:
         pixels[tile] = True
     return pixels
 
 
-def _tiles(shape: tuple[int, int]) -> tuple[list[Tile], list[Tile]]:
-    """Patches of an image: `SAMPLED` along each axis, its ends among them, and the others."""
-    rows, columns = (spread(side, SIDE, OVERLAP) for side in shape)
-    some_rows, some_columns = (
-        [parts[i] for i in np.linspace(0, len(parts) - 1, SAMPLED).round().astype(int)]
-        for parts in (rows, columns)
-    )
+def _tiles(pair: Pair, base: Affine) -> tuple[list[Tile], list[Tile]]:
+    """Patches of an image: `SAMPLED` of those that lie on the guide, evenly spread, and the others."""
+    rows, columns = (spread(side, SIDE, OVERLAP) for side in pair.shape)
     tiles = list(product(rows, columns))
-    chosen = [row in some_rows and column in some_columns for row, column in tiles]
-    first = [tile for tile, is_chosen in zip(tiles, chosen, strict=True) if is_chosen]
-    return first, [tile for tile, is_chosen in zip(tiles, chosen, strict=True) if not is_chosen]
+    seen = _on_guide(pair, base)
+    shares = np.array([seen[tile].mean() for tile in tiles])
+    well = np.flatnonzero(shares >= WELL_SEEN * shares.max())
+    chosen = set(well[np.linspace(0, len(well) - 1, min(SAMPLED, len(well))).round().astype(int)].tolist())
+    first = [tile for i, tile in enumerate(tiles) if i in chosen]
+    return first, [tile for i, tile in enumerate(tiles) if i not in chosen]
+
+
+def _on_guide(pair: Pair, base: Affine) -> NDArray[np.bool_]:
+    """Which valid HSI pixels (h, w) have their centre on valid pixels of the guide; its bend is left out."""
+    rows, columns = (np.arange(side) + 0.5 for side in pair.shape)
+    across, down = (where / pair.grain for where in apply(base, *np.meshgrid(columns, rows)))
+    tall, wide = pair.guide_weight.shape
+    inside = (across >= 0) & (across < wide) & (down >= 0) & (down < tall)
+    i, j = (np.clip(w.astype(int), 0, n - 1) for w, n in ((down, tall), (across, wide)))
+    valid = pair.guide_weight.cpu().numpy()[i, j] > 0
+    return np.asarray(inside & valid & (pair.low_weight.cpu().numpy() > 0))
 
 
 def _corner(tile: Tile) -> tuple[int, int]:

@@ -70,7 +70,7 @@ class State:
     @property
     def sample(self) -> State:
         """The same of a sample of its pixels, where they are many."""
-        some = sample_of(self.raw.shape, self.weight.device).to(self.weight)
+        some = sample_of(self.raw, self.base).to(self.weight)
         return replace(
             self, raw=replace(self.raw, low_weight=self.raw.low_weight * some), weight=self.weight * some
         )
