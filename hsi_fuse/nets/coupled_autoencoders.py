@@ -26,7 +26,8 @@ class CrossAttention(nn.Module):
 
     The last convolution follows, so the guide's encoder could do without: a factor for each channel of one
     image is a diagonal matrix, which that convolution can hold. It changes how fast abundances are learned,
-    not which there are. The HSI's encoder does get what it has not itself.
+    not which there are. The HSI's encoder does get what it has not itself, but the fused cube is made of the
+    guide's abundances: the spatial attention reaches it through the endmembers alone.
 
     Deviations: attention is scaled to a mean of 1, so that its size does not hang on the number of channels
     and pixels (as the paper has it, 1/512 and 1/262144, the products vanish beside the originals) and
