@@ -39,6 +39,15 @@ def blurred(problem: Problem, fwhm_px: float) -> Problem:
 
 
 def network(count: int = 8, clamp: bool = True, cross: bool = True, cells: int = 0) -> CoupledAutoencoders:
+    """One whose attention has learned something already."""
+    net = untrained(count, clamp, cross, cells)
+    for last in (net.hsi_last, net.guide_last):
+        if last.attended is not None:
+            torch.nn.init.normal_(last.attended, std=0.3)
+    return net
+
+
+def untrained(count: int = 8, clamp: bool = True, cross: bool = True, cells: int = 0) -> CoupledAutoencoders:
     torch.manual_seed(0)
     return CoupledAutoencoders(6, 3, (5, 7), 4, count, (8, 8, 8), (5, 3, 1), clamp, cross, cells)
 
@@ -150,12 +159,22 @@ def test_the_last_convolution_could_take_up_the_spectral_attention():
     assert spectral is not None
     without.guide_blocks.load_state_dict(net.guide_blocks.state_dict())
     with torch.no_grad():
-        plain, attended = net.guide_last.weight.chunk(2, 1)
-        without.guide_last.weight.copy_(plain + attended * spectral[None])
-        assert net.guide_last.bias is not None
-        without.guide_last.bias.copy_(net.guide_last.bias)
+        last = net.guide_last
+        assert last.attended is not None
+        without.guide_last.plain.load_state_dict(last.plain.state_dict())
+        without.guide_last.plain.weight += (last.attended * spectral.flatten())[..., None, None]
     maps = (net.unmix_guide(guide, spectral)[0], without.unmix_guide(guide, None)[0])
     assert torch.allclose(*maps, atol=1e-5)
+
+
+def test_with_attention_a_network_begins_as_it_does_without():
+    hsi, guide = torch.rand(6, 5, 7), torch.rand(3, 26, 34)
+    made = []
+    for net in (untrained(), untrained(cross=False)):
+        features, spectral = net.attention(hsi, torch.ones(5, 7))
+        fine, seen = net.unmix_guide(guide, spectral)
+        made.append((fine, net.unmix_hsi(features, seen), net.endmembers, net.guide_endmembers))
+    assert all(torch.equal(a, b) for a, b in zip(*made, strict=True))
 
 
 def test_attention_has_a_mean_of_one_and_sees_no_pixel_without_weight():

@@ -149,6 +149,17 @@ def test_a_gain_that_chance_might_have_made_is_decided_by_more_blocks():
     assert not one.joined(Comparison.on(blocks, torch.ones(7, 7), torch.full((7, 7), 1.5))).wins
 
 
+def test_a_clear_gain_of_few_blocks_is_decided_by_more_blocks():
+    ones = torch.ones(5, 5)
+    few = Comparison.on(torch.arange(1, 26).reshape(5, 5), ones, 0.8 * ones)
+    assert few.wins
+    assert few.undecided
+    many = few.joined(Comparison.on(torch.arange(1, 26).reshape(5, 5), ones, 0.8 * ones))
+    assert many.wins
+    assert not many.undecided
+    assert not few.joined(Comparison.on(torch.arange(1, 26).reshape(5, 5), ones, ones)).wins
+
+
 def test_hidden_blocks_lie_among_usable_pixels():
     usable = torch.ones(21, 34, dtype=torch.bool)
     usable[:, :10] = False

@@ -26,7 +26,8 @@ class CrossAttention(nn.Module):
 
     The last convolution follows, so the guide's encoder could do without: a factor for each channel of one
     image is a diagonal matrix, which that convolution can hold. It changes how fast abundances are learned,
-    not which there are. The HSI's encoder does get what it has not itself.
+    not which there are. The HSI's encoder does get what it has not itself, but the fused cube is made of the
+    guide's abundances: the spatial attention reaches it through the endmembers alone.
 
     Deviations: attention is scaled to a mean of 1, so that its size does not hang on the number of channels
     and pixels (as the paper has it, 1/512 and 1/262144, the products vanish beside the originals) and
@@ -64,6 +65,33 @@ class CrossAttention(nn.Module):
         return blur_down(fine[None], softmax_map(self.psf_logits), self.ratio)
 
 
+class Last(nn.Module):
+    """The last 1 x 1 convolution of an encoder: of features, and of attended ones beside them.
+
+    One convolution of both is the sum of two. That of the attended features begins at zero, so that a network
+    with attention begins as the same network without: what attention gains is then no matter of the draw.
+    Deviation: the paper has Kaiming's weights there too.
+
+    Parameters
+    ----------
+    channels, count : int
+        Features, and maps K.
+    attended : bool
+    """
+
+    def __init__(self, channels: int, count: int, attended: bool) -> None:
+        super().__init__()
+        self.plain = nn.Conv2d(channels, count, 1)
+        self.attended = nn.Parameter(torch.zeros(count, channels)) if attended else None
+
+    def forward(self, features: Tensor, attention: Tensor | None) -> Tensor:
+        """Maps (K, H, W) of features (c, H, W), and an attention to them: (c, 1, 1), (1, H, W) or none."""
+        maps: Tensor = self.plain(features[None])[0]
+        if self.attended is None or attention is None:
+            return maps
+        return maps + torch.tensordot(self.attended, features * attention, dims=1)
+
+
 class CoupledAutoencoders(nn.Module):
     """Encoders and decoders of CUCaNet (section 3.3, figures 1 and 2), by image not batch.
 
@@ -71,10 +99,10 @@ class CoupledAutoencoders(nn.Module):
     maps, clamped to [0, 1]. Decoders are matrices with entries in [0, 1]: the endmembers as HSI and as guide
     see them.
 
-    `CrossAttention` goes before the last convolution, beside the original features.
+    `CrossAttention` goes before the last convolution, beside the original features (`Last`).
 
-    Deviation: convolutions see mirrored ground beyond the scene's edge, which the caller gives them
-    (`halo` pixels), not zeros.
+    Deviations: what `CrossAttention` and `Last` name; convolutions see mirrored ground beyond the scene's
+    edge, which the caller gives them (`halo` pixels), not zeros.
 
     Parameters
     ----------
@@ -112,18 +140,16 @@ class CoupledAutoencoders(nn.Module):
         self.halo = sum(side // 2 for side in kernels)
         self.hsi_blocks = _blocks((bands, *widths), (1,) * len(widths))
         self.guide_blocks = _blocks((guide_bands, *widths), kernels)
-        features = 2 * last if cross_attention else last
-        self.hsi_last, self.guide_last = nn.Conv2d(features, count, 1), nn.Conv2d(features, count, 1)
+        self.hsi_last, self.guide_last = (Last(last, count, cross_attention) for _ in range(2))
         self.endmembers = nn.Parameter(torch.empty(bands, count))
         self.guide_endmembers = nn.Parameter(torch.empty(guide_bands, count))
-        self.cross = CrossAttention(last, size, ratio, cells) if cross_attention else None
         for weight in (self.endmembers, self.guide_endmembers):
             nn.init.kaiming_uniform_(weight, a=SLOPE)
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight, a=SLOPE)
-                assert layer.bias is not None
-                nn.init.zeros_(layer.bias)
+        _kaiming(self)
+        self.cross: CrossAttention | None = None
+        if cross_attention:  # after all else, which draws the same numbers with it and without
+            self.cross = CrossAttention(last, size, ratio, cells)
+            _kaiming(self.cross)
         self.project()
 
     @torch.no_grad()
@@ -136,9 +162,9 @@ class CoupledAutoencoders(nn.Module):
         self.endmembers.copy_(endmembers)
         self.guide_endmembers.copy_(seen)
         for last in (self.hsi_last, self.guide_last):
-            last.weight.mul_(LAST_LAYER)
-            assert last.bias is not None
-            last.bias.fill_(1 / count)
+            last.plain.weight.mul_(LAST_LAYER)
+            assert last.plain.bias is not None
+            last.plain.bias.fill_(1 / count)
         self.project()
 
     @torch.no_grad()
@@ -158,17 +184,24 @@ class CoupledAutoencoders(nn.Module):
     def unmix_guide(self, guide: Tensor, spectral: Tensor | None) -> tuple[Tensor, Tensor]:
         """Abundances (K, H, W) and features (c, H, W) of a guide (m, H + 2 halo, W + 2 halo)."""
         features: Tensor = self.guide_blocks(guide[None])[0]
-        joined = features if spectral is None else torch.cat([features, features * spectral])
-        return self._activate(self.guide_last(joined[None])[0]), features
+        return self._activate(self.guide_last(features, spectral)), features
 
     def unmix_hsi(self, features: Tensor, guide_features: Tensor) -> Tensor:
         """Abundances (K, h, w) from the features of both images over the same ground."""
-        if self.cross is not None:
-            features = torch.cat([features, features * self.cross.spatial(guide_features)])
-        return self._activate(self.hsi_last(features[None])[0])
+        spatial = None if self.cross is None else self.cross.spatial(guide_features)
+        return self._activate(self.hsi_last(features, spatial))
 
     def _activate(self, maps: Tensor) -> Tensor:
         return maps.clamp(0, 1) if self.clamp else torch.softmax(maps, 0)
+
+
+def _kaiming(module: nn.Module) -> None:
+    """Kaiming's weights and no biases for every convolution in a module."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, a=SLOPE)
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
 
 
 def _blocks(widths: tuple[int, ...], kernels: tuple[int, ...]) -> nn.Sequential:

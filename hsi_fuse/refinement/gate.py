@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 BLOCK_PX = 1
-LEAST_BLOCKS = 12
+LEAST_BLOCKS, ENOUGH_BLOCKS = 12, 40
+"""Fewer than the first say nothing; of a gain that fewer than the second tell, as many others are asked."""
 CLEAR = 1.0
 """Standard errors."""
 LEAST_GAIN_DB = 0.5
@@ -53,8 +54,9 @@ class Comparison:
 
     @property
     def undecided(self) -> bool:
-        """Whether it is smaller by enough to matter, but chance might have made it so."""
-        return self.gain_db > LEAST_GAIN_DB and not self.wins
+        """Whether it is smaller by enough to matter, but chance or too few blocks might have made it so."""
+        few = len(self.before) < ENOUGH_BLOCKS
+        return self.gain_db > LEAST_GAIN_DB and (few or not self.wins)
 
     def joined(self, other: Comparison) -> Comparison:
         """Both comparisons' blocks together."""

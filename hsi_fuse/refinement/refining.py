@@ -53,12 +53,12 @@ class Refining(MapOptions, ABC):
     Two gates. The flow is kept where a MAP with the guide fetched along it predicts HSI pixels that were
     hidden from training and solver clearly better than with the guide as it lies: misregistration shrinks on
     the degraded pair and must be judged at full scale. A third of the way they are asked whether it is worse
-    than none: then training ends there. Where they predict a gain that chance might have made, as many
-    others are hidden from another network, and all of them decide. Once it is kept, the network learns on
-    from them too. The residual is kept where it clearly wins on held-out blocks of the degraded pair; on
-    scenes too small for one there is none. Without either the start passes through unchanged. A stage may
-    repair the guide that the flow has fetched; that too is kept only where it predicts the hidden pixels
-    clearly better.
+    than none: then training ends there. Where they predict a gain that chance might have made, or are few,
+    as many others are hidden from another network, and all of them decide. Once it is kept, the network
+    learns on from them too. The residual is kept where it clearly wins on held-out blocks of the degraded
+    pair; on scenes too small for one there is none. Without either the start passes through unchanged. A
+    stage may repair the guide that the flow has fetched; that too is kept only where it predicts the hidden
+    pixels clearly better.
 
     Attributes
     ----------
