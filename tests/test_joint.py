@@ -25,11 +25,15 @@ from synthetic import (
 
 from hsi_fuse.grid import Grid
 from hsi_fuse.physics import blur_down
-from hsi_fuse.registration import joint, register
+from hsi_fuse.registration import joint, register, state
+from hsi_fuse.registration.confidence import CLUSTER_OF_BENT
+from hsi_fuse.registration.displacement import Displacement
 from hsi_fuse.registration.figures import registration_figures
+from hsi_fuse.registration.fit import fit
 from hsi_fuse.registration.joint import Registered, Start, register_pair
 from hsi_fuse.registration.register import RegisterOptions
-from hsi_fuse.registration.warp import Pair, on_lattice
+from hsi_fuse.registration.response import Response
+from hsi_fuse.registration.warp import Observer, Pair, on_lattice
 from hsi_fuse.sensors.sense import Sensing
 
 CENTRE = (RATIO * COLUMNS / 2 + MARGIN, RATIO * ROWS / 2 + MARGIN)
@@ -283,6 +287,20 @@ def test_of_a_bent_guides_turns_that_is_kept_which_says_most_of_unseen_pixels(mo
     first = kept(1, 0)
     assert kept(2, 0) == first
     assert kept(2, 1) != first
+
+
+@pytest.mark.parametrize(("exponent", "out"), [(1.0, 0), (2.2, CLUSTER_OF_BENT**2)])
+def test_of_a_bent_guide_small_changes_are_left_out_too(monkeypatch, bent, exponent, out):
+    """A curve follows them, a straight line cannot."""
+    confidence = np.ones(SMALL)
+    confidence[10 : 10 + CLUSTER_OF_BENT, 7 : 7 + CLUSTER_OF_BENT] = 0.1
+    monkeypatch.setattr(state, "confidence_map", lambda observer, fitted: confidence)
+    still, weight = Displacement.none(SMALL), bent.low_weight
+    known = state.State(bent, bent.start, still, [Response(0, 1, exponent)] * 3, hsi_of(bent).numpy(), weight)
+    fitted = fit(Observer(bent, PSF, RATIO), bent.start, "translation", iterations=1)
+    left = known.without_changes(fitted, PSF, RATIO).raw.low_weight
+    assert float((weight - left).sum()) == out
+    assert bool((left <= weight).all())
 
 
 def test_a_clouded_area_is_low_in_confidence_and_harms_little():

@@ -18,7 +18,14 @@ from hsi_fuse.registration.confidence import confidence_map
 from hsi_fuse.registration.displacement import Displacement
 from hsi_fuse.registration.evidence import Evidence
 from hsi_fuse.registration.fit import Mapped, fit
-from hsi_fuse.registration.heldout import Half, clearly_worse, halves_of, held_out, information_of
+from hsi_fuse.registration.heldout import (
+    Half,
+    asked_again,
+    clearly_worse,
+    halves_of,
+    held_out,
+    information_of,
+)
 from hsi_fuse.registration.register import RegisterOptions, locate
 from hsi_fuse.registration.response import Response
 from hsi_fuse.registration.state import State
@@ -161,8 +168,9 @@ def register_pair(
             if fields and clearly_worse(halves, plain):
                 options, halves = replace(options, local=False), plain
                 state, fitted = begun.fitted(psf, ratio, options, local=False)
-            says = information_of(halves)
             state = state.without_changes(fitted, psf, ratio)
+            if state.bent:
+                says = information_of(asked_again(halves, state, psf, ratio))
         moved = np.inf if last is None else _largest_move(last.fitted, fitted)
         last = _sensed(state, fitted, values, window, start.bend, ratio, sensing)
         psf = last.psf
