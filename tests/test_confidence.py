@@ -9,7 +9,7 @@ from affine import Affine
 from scipy.ndimage import zoom
 from synthetic import COLUMNS, PSF, RATIO, ROWS, START, unregistered
 
-from hsi_fuse.registration.confidence import CLUSTER, confidence_map, refined, rejected
+from hsi_fuse.registration.confidence import CLUSTER, CLUSTER_OF_BENT, confidence_map, refined, rejected
 from hsi_fuse.registration.fit import fit
 from hsi_fuse.registration.warp import Observer, Pair
 
@@ -138,10 +138,12 @@ def test_single_pixels_and_edges_are_not_rejected():
     assert not rejected(np.ones((30, 40))).any()
 
 
-@pytest.mark.parametrize("side", [CLUSTER, CLUSTER + 4])
-def test_an_area_is_rejected_as_it_is(side):
+@pytest.mark.parametrize(
+    ("side", "smallest"), [(CLUSTER, CLUSTER), (CLUSTER + 4, CLUSTER), (CLUSTER_OF_BENT, CLUSTER_OF_BENT)]
+)
+def test_an_area_is_rejected_as_it_is(side, smallest):
     area = np.s_[8 : 8 + side, 12 : 12 + side]
-    out = rejected(low_at(area, (25, 25)))
+    out = rejected(low_at(area, (25, 25)), smallest)
     wanted = np.zeros(out.shape, bool)
     wanted[area] = True
     assert out.dtype == bool

@@ -25,12 +25,15 @@ from synthetic import (
 
 from hsi_fuse.grid import Grid
 from hsi_fuse.physics import blur_down
-from hsi_fuse.registration import joint, register
+from hsi_fuse.registration import joint, register, state
+from hsi_fuse.registration.confidence import CLUSTER_OF_BENT
+from hsi_fuse.registration.displacement import Displacement
 from hsi_fuse.registration.figures import registration_figures
-from hsi_fuse.registration.heldout import held_out
+from hsi_fuse.registration.fit import fit
 from hsi_fuse.registration.joint import Registered, Start, register_pair
 from hsi_fuse.registration.register import RegisterOptions
-from hsi_fuse.registration.warp import Pair, on_lattice
+from hsi_fuse.registration.response import Response
+from hsi_fuse.registration.warp import Observer, Pair, on_lattice
 from hsi_fuse.sensors.sense import Sensing
 
 CENTRE = (RATIO * COLUMNS / 2 + MARGIN, RATIO * ROWS / 2 + MARGIN)
@@ -257,34 +260,47 @@ def test_progress_counts_the_turns_to_the_end(again):
     assert {all_of_them for _, all_of_them in again[1]} == {turns[-1]}
 
 
-def test_a_bent_response_is_undone():
+@pytest.fixture(scope="module")
+def bent() -> Pair:
+    """With a camera's gamma."""
     plain = cut(unregistered(SHEARED, guide_bands=3), *SMALL)
-    pair = replace(plain, guide=plain.guide.clamp_min(0) ** 0.45)
-    found = registered(pair)
-    assert astray(pair, found.fitted.base, found.fitted.shift, SHEARED).max() < 0.05
+    return replace(plain, guide=plain.guide.clamp_min(0) ** 0.45)
+
+
+def test_a_bent_response_is_undone(bent):
+    found = registered(bent)
+    assert astray(bent, found.fitted.base, found.fitted.shift, SHEARED).max() < 0.05
     assert all(response.exponent > 1.2 for response in found.responses)
-    assert disagreement(pair, found) < 0.003
+    assert disagreement(bent, found) < 0.003
     assert found.evidence.unexplained < 0.02
 
 
-def test_a_bent_guides_later_turns_are_kept_where_they_say_more_of_unseen_pixels(monkeypatch):
-    """Curve and PSF can lead each other astray."""
-    plain = cut(unregistered(SHEARED, guide_bands=3), *SMALL)
-    pair = replace(plain, guide=plain.guide.clamp_min(0) ** 0.45)
-    monkeypatch.setattr(joint, "TURNS", 1)
-    once = registered(pair)
-    monkeypatch.setattr(joint, "TURNS", 2)
-    for last_turn, first_turn in ((1.0, 2.0), (2.0, 1.0)):
-        said = iter((last_turn, first_turn))
+def test_of_a_bent_guides_turns_that_is_kept_which_says_most_of_unseen_pixels(monkeypatch, bent):
+    """Curve, PSF and what is left out can lead each other astray."""
 
-        def told(*of, said=said):
-            *ties, evidence = held_out(*of)
-            return *ties, replace(evidence, information=next(said))
+    def kept(turns: int, best: int) -> list[bytes]:
+        now = [0]
+        monkeypatch.setattr(joint, "TURNS", turns)
+        monkeypatch.setattr(joint, "information_of", lambda halves: 2.0 if now[-1] == best else 1.0)
+        return bytes_of(registered(bent, lambda turn, turns: now.append(turn)))
 
-        monkeypatch.setattr(joint, "held_out", told)
-        found = registered(pair)
-        assert (found.hsi_to_guide == once.hsi_to_guide) == (first_turn > last_turn)
-        assert np.array_equal(found.guide, once.guide) == (first_turn > last_turn)
+    first = kept(1, 0)
+    assert kept(2, 0) == first
+    assert kept(2, 1) != first
+
+
+@pytest.mark.parametrize(("exponent", "out"), [(1.0, 0), (2.2, CLUSTER_OF_BENT**2)])
+def test_of_a_bent_guide_small_changes_are_left_out_too(monkeypatch, bent, exponent, out):
+    """A curve follows them, a straight line cannot."""
+    confidence = np.ones(SMALL)
+    confidence[10 : 10 + CLUSTER_OF_BENT, 7 : 7 + CLUSTER_OF_BENT] = 0.1
+    monkeypatch.setattr(state, "confidence_map", lambda observer, fitted: confidence)
+    still, weight = Displacement.none(SMALL), bent.low_weight
+    known = state.State(bent, bent.start, still, [Response(0, 1, exponent)] * 3, hsi_of(bent).numpy(), weight)
+    fitted = fit(Observer(bent, PSF, RATIO), bent.start, "translation", iterations=1)
+    left = known.without_changes(fitted, PSF, RATIO).raw.low_weight
+    assert float((weight - left).sum()) == out
+    assert bool((left <= weight).all())
 
 
 def test_a_clouded_area_is_low_in_confidence_and_harms_little():

@@ -16,7 +16,10 @@ CONTENT_SHARE = 0.1
 sensor model (saturation, a bent response) errs in proportion."""
 REJECTED = 0.4
 CLUSTER = 3
-"""Side of the smallest area that is taken out, HSI pixels: a cloud, a field that was mown; not an edge."""
+"""Side of the smallest area that is taken out, HSI pixels: a cloud, a field that was mown; not an edge, where
+what misfits is two pixels wide."""
+CLUSTER_OF_BENT = 2
+"""The same of a guide whose response is a curve: that follows a small cloud, where a straight line cannot."""
 
 
 def confidence_map(observer: Observer, fitted: Mapped) -> Array:
@@ -52,8 +55,11 @@ def refined(confidence: Array, ratio: int) -> Array:
     return np.asarray(map_coordinates(confidence, grid, order=1, mode="nearest"))
 
 
-def rejected(confidence: Array) -> Array:
-    """Areas whose content differs, without the single pixels and edges that merely fit badly: bool (h, w)."""
+def rejected(confidence: Array, smallest: int = CLUSTER) -> Array:
+    """Areas whose content differs, without the single pixels and edges that merely fit badly: bool (h, w).
+
+    `smallest`: their least side, HSI pixels.
+    """
     low = confidence < REJECTED
-    core = binary_opening(low, np.ones((CLUSTER, CLUSTER)))
+    core = binary_opening(low, np.ones((smallest, smallest)))
     return np.asarray(binary_dilation(core, np.ones((3, 3))) & (confidence < 0.5 * (1 + REJECTED)) | core)

@@ -69,6 +69,16 @@ def halves_of(
     return out
 
 
+def asked_again(halves: Sequence[Half], state: State, psf: Tensor, ratio: int) -> list[Half]:
+    """The same mappings, asked about the HSI pixels that a state leaves in."""
+    out, weight = [], state.sample.raw.low_weight
+    for half in halves:
+        pair = replace(half.pair, low_weight=weight)
+        prediction = predicted(Observer(pair, psf, ratio), half.unseen, half.fitted)
+        out.append(replace(half, pair=pair, prediction=prediction))
+    return out
+
+
 def information_of(halves: Sequence[Half]) -> float:
     """What both halves say of the pixels they have not seen, nats for each pixel and band."""
     return float(np.mean([half.prediction.information for half in halves]))

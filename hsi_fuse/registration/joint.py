@@ -18,7 +18,14 @@ from hsi_fuse.registration.confidence import confidence_map
 from hsi_fuse.registration.displacement import Displacement
 from hsi_fuse.registration.evidence import Evidence
 from hsi_fuse.registration.fit import Mapped, fit
-from hsi_fuse.registration.heldout import Half, clearly_worse, halves_of, held_out, information_of
+from hsi_fuse.registration.heldout import (
+    Half,
+    asked_again,
+    clearly_worse,
+    halves_of,
+    held_out,
+    information_of,
+)
 from hsi_fuse.registration.register import RegisterOptions, locate
 from hsi_fuse.registration.response import Response
 from hsi_fuse.registration.state import State
@@ -137,8 +144,9 @@ def register_pair(
     still = Displacement.none(pair.shape)
     responses = [Response(0.0, 1.0)] * len(native)
     state = State(pair, pair.start, still, responses, values.cpu().numpy(), weight)
-    first: _Turn | None = None
+    best: _Turn | None = None
     last: _Turn | None = None
+    says = most = 0.0
     hopeless = False
     for turn in range(TURNS):
         on_turn(turn, TURNS)
@@ -146,43 +154,44 @@ def register_pair(
             found = fit(Observer(pair, psf, ratio), pair.start, "translation", iterations=1)
             fitted: Mapped = replace(found, shift=still)
         else:
-            if first is None:
+            if last is None:
                 bases = locate(_simplified(pair), options, start.georeferenced)
                 state, plain = _begun([replace(state, base=b) for b in bases], psf, ratio, options)
                 # of another place there is nothing to refine
                 hopeless = options.local and information_of(plain) < HOPELESS
                 options = replace(options, local=options.local and not hopeless)
-            begun = state
+            begun, halves = state, plain
             state, fitted = state.fitted(psf, ratio, options, options.local)
-            fields = first is None and options.local
-            if fields and clearly_worse(halves_of(state, psf, ratio, options), plain):
-                options = replace(options, local=False)
+            fields = last is None and options.local
+            if fields or state.bent:
+                halves = halves_of(state, psf, ratio, options)
+            if fields and clearly_worse(halves, plain):
+                options, halves = replace(options, local=False), plain
                 state, fitted = begun.fitted(psf, ratio, options, local=False)
             state = state.without_changes(fitted, psf, ratio)
+            if state.bent:
+                says = information_of(asked_again(halves, state, psf, ratio))
         moved = np.inf if last is None else _largest_move(last.fitted, fitted)
         last = _sensed(state, fitted, values, window, start.bend, ratio, sensing)
-        first, psf = first or last, last.psf
+        psf = last.psf
+        # curve, PSF and what is left out can lead each other astray, of which unseen pixels tell
+        if best is None or not state.bent or says > most:
+            best, most = last, says
         if hopeless or (turn and moved < SETTLED_HSI_PX):
             break
     on_turn(TURNS, TURNS)
-    assert first is not None
-    assert last is not None
-    told = held_out(last.state, last.fitted, last.psf, ratio, options)
-    if last is not first and last.state.bent:  # curve and PSF can lead each other astray
-        before = held_out(first.state, first.fitted, first.psf, ratio, options)
-        if before[-1].information > told[-1].information:
-            last, told = first, before
-    seen = Observer(last.state.whole, last.psf, ratio, thin=False)
+    assert best is not None
+    seen = Observer(best.state.whole, best.psf, ratio, thin=False)
     return Registered(
-        last.mapping,
-        last.bend,
-        last.fitted,
-        last.sensed,
-        last.guide,
-        last.guide_weight,
-        confidence_map(seen, last.fitted),
-        *told,
-        last.state.responses,
+        best.mapping,
+        best.bend,
+        best.fitted,
+        best.sensed,
+        best.guide,
+        best.guide_weight,
+        confidence_map(seen, best.fitted),
+        *held_out(best.state, best.fitted, best.psf, ratio, options),
+        best.state.responses,
     )
 
 

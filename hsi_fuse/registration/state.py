@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation
 from torch import Tensor
 
-from hsi_fuse.registration.confidence import confidence_map, rejected
+from hsi_fuse.registration.confidence import CLUSTER, CLUSTER_OF_BENT, confidence_map, rejected
 from hsi_fuse.registration.displacement import Move
 from hsi_fuse.registration.fit import Mapped, fit
 from hsi_fuse.registration.patchwork import fit_fields, sample_of
@@ -80,7 +80,8 @@ class State:
 
         `rim`: and without the pixels around them.
         """
-        other = rejected(confidence_map(Observer(self.whole, psf, ratio, thin=False), fitted))
+        confidence = confidence_map(Observer(self.whole, psf, ratio, thin=False), fitted)
+        other = rejected(confidence, CLUSTER_OF_BENT if self.bent else CLUSTER)
         if rim:
             other = binary_dilation(other, np.ones((3, 3)))
         if other.mean() > MOST_CHANGED:
