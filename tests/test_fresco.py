@@ -12,10 +12,13 @@ from synthetic import RATIO, observed, problem_of, scene
 from torch import Tensor
 
 from hsi_fuse.nets.translator import Critic, Sharpen, SharpenEach
+from hsi_fuse.overlap import examples
 from hsi_fuse.overlap.blockterm import BlockTermOptions
 from hsi_fuse.overlap.examples import Examples
 from hsi_fuse.overlap.examples import _turn as examples_turn
-from hsi_fuse.overlap.texture import HeldOut, Patches, gradient_distance, in_line, split
+from hsi_fuse.overlap.lessons import Lessons
+from hsi_fuse.overlap.strength import Strength
+from hsi_fuse.overlap.texture import HeldOut, Patches, gradient_distance, in_line
 from hsi_fuse.overlap.unregistered import UnmixOptions
 from hsi_fuse.physics import blur_down, gaussian_psf
 from hsi_fuse.preset import load_preset
@@ -172,18 +175,37 @@ def test_the_sensor_sees_nothing_of_a_detail_in_line_with_nothing() -> None:
 def test_of_several_seeds_the_best_on_the_guides_ground_is_taken(
     problem: Problem, start: Estimate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = [{"gain": 1.0, "examples": 1.0, "psnr_gain_db": 1.0, "gradient_ratio": r} for r in (0.5, 0.4, 0.3)]
-    monkeypatch.setattr(Fresco, "_chosen", lambda *_: told.pop(0))  # of the gate, and of two seeds
-    tries, train = [], Fresco._trained
+    found = Strength(gain=1.0, examples=1.0, psnr_gain_db=1.0, gradient_ratio=0.5)
+    monkeypatch.setattr(Fresco, "_strength", lambda *_: found)
+    tries, teach = [], Lessons.teach
 
     def noted(*given: Any) -> Any:
-        tries.append(train(*given))
+        taught = teach(*given)
+        scored = replace(taught.trained, best_score=(0.3, 0.2, 0.1, 0.0, 0.5, 0.4, 0.6)[len(tries)])
+        tries.append(replace(taught, trained=scored))
         return tries[-1]
 
-    monkeypatch.setattr(Fresco, "_trained", noted)
-    result = replace(QUICK, seeds=2, steps=4)(problem, start, silent)
-    assert result.verdict["seeds"] == [0.4, 0.3]
-    assert result.history == tries[2].trained.history
+    monkeypatch.setattr(Lessons, "teach", noted)
+    result = replace(QUICK, seeds=3, steps=4)(problem, start, silent)
+    assert result.verdict["seeds"] == [0.5, 0.4, 0.6]  # after one for each part of the ground
+    assert result.history == tries[5].trained.history
+
+
+def test_a_part_of_the_ground_is_judged_by_what_was_not_taught_it(
+    problem: Problem, start: Estimate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lessons, teach = [], Lessons.teach
+
+    def noted(*given: Any) -> Any:
+        lessons.append(given[1:3])
+        return teach(*given)
+
+    monkeypatch.setattr(Lessons, "teach", noted)
+    replace(QUICK, steps=4)(problem, start, silent)
+    valid = problem.guide_weight > 0
+    assert torch.equal(torch.stack([judged for _, judged in lessons[:4]]).sum(0), valid.long())
+    for taught, judged in lessons[:4]:
+        assert torch.equal(taught, valid & ~judged)
 
 
 def test_the_critic_is_watched(filled: StageResult) -> None:
@@ -251,14 +273,6 @@ def test_patches_at_right_angles_are_pixels_and_not_between_them() -> None:
         assert float(apart.max()) < 1e-4
 
 
-def test_the_held_out_part_is_a_quarter_and_whole(problem: Problem) -> None:
-    valid: Tensor = problem.guide_weight > 0
-    held, taught = split(valid, RATIO)
-    assert not bool((held & taught).any())
-    assert torch.equal(held | taught, valid)
-    assert 0.2 < float(held.sum() / valid.sum()) < 0.35
-
-
 # --- examples ----------------------------------------------------------------------------------------------
 
 
@@ -273,33 +287,46 @@ def _striped(height: int, width: int, seed: int) -> tuple[Tensor, Tensor, Tensor
 
 def test_a_pattern_that_was_seen_gets_the_detail_that_went_with_it() -> None:
     coarse, detail, basis = _striped(20, 22, 0)
-    known = torch.ones(20, 22, dtype=torch.bool)
-    again = Examples.of(detail, coarse, known, basis, 0).pasted(coarse)
+    everywhere = torch.ones(20, 22, dtype=torch.bool)
+    again = Examples.of(detail, coarse, everywhere, basis, 0).pasted(coarse)
     inner = (slice(None), slice(26, -26), slice(26, -26))  # what the rim lacks is smoothed in so far
     assert torch.allclose(again[inner], detail[inner], atol=1e-4)
 
 
 def test_a_turned_pattern_gets_its_detail_turned() -> None:
     coarse, detail, basis = _striped(20, 20, 1)
-    examples = Examples.of(detail, coarse, torch.ones(20, 20, dtype=torch.bool), basis, 0)
+    known = Examples.of(detail, coarse, torch.ones(20, 20, dtype=torch.bool), basis, 0)
     inner = (slice(None), slice(26, -26), slice(26, -26))  # what the rim lacks is smoothed in so far
     for way in range(8):
-        turned = examples.pasted(examples_turn(coarse, way))
+        turned = known.pasted(examples_turn(coarse, way))
         assert torch.allclose(turned[inner], examples_turn(detail, way)[inner], atol=1e-4)
 
 
-def test_what_does_not_agree_keeps_its_energy() -> None:
+def test_a_mean_of_what_does_not_agree_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     draw = torch.Generator().manual_seed(0)
     coarse, detail = torch.randn(2, 20, 22, generator=draw), torch.randn(2, 80, 88, generator=draw)
-    examples = Examples.of(detail, coarse, torch.ones(20, 22, dtype=torch.bool), torch.eye(6)[:, :2], 0)
-    pasted = examples.pasted(torch.randn(2, 15, 16, generator=draw))
-    assert float(pasted.std() / detail.std()) == pytest.approx(1, abs=0.1)
+    known = Examples.of(detail, coarse, torch.ones(20, 22, dtype=torch.bool), torch.eye(6)[:, :2], 0)
+    asked = torch.randn(2, 15, 16, generator=draw)
+    raised = known.pasted(asked)
+    monkeypatch.setattr(examples, "MOST_RAISED", 1.0)
+    assert float(raised.std() / known.pasted(asked).std()) == pytest.approx(3, abs=0.05)
+    assert float(raised.std()) < float(detail.std())
+
+
+def test_a_pattern_of_other_contrast_gets_its_detail_in_proportion() -> None:
+    coarse, detail, basis = _striped(20, 22, 5)
+    known = Examples.of(detail, coarse, torch.ones(20, 22, dtype=torch.bool), basis, 0)
+    inner = (slice(None), slice(26, -26), slice(26, -26))
+    for factor in (0.6, 1.8):
+        assert torch.allclose(known.pasted(factor * coarse)[inner], factor * detail[inner], atol=1e-3)
+    far = known.pasted(10 * coarse)[inner]  # so much was never seen: no further
+    assert float(far.std() / detail[inner].std()) == pytest.approx(2, abs=0.3)
 
 
 def test_without_a_known_place_there_is_no_detail() -> None:
     coarse, detail, basis = _striped(8, 9, 2)
-    examples = Examples.of(detail, coarse, torch.zeros(8, 9, dtype=torch.bool), basis, 0)
-    assert not examples.pasted(coarse).any()
+    known = Examples.of(detail, coarse, torch.zeros(8, 9, dtype=torch.bool), basis, 0)
+    assert not known.pasted(coarse).any()
 
 
 def test_only_known_places_are_taken_from() -> None:
@@ -313,6 +340,6 @@ def test_only_known_places_are_taken_from() -> None:
 
 def test_of_many_places_some_are_drawn() -> None:
     coarse, detail, basis = _striped(40, 40, 4)
-    examples = Examples.of(detail, coarse, torch.ones(40, 40, dtype=torch.bool), basis, 0)
-    assert len(examples.places) == 512
-    assert len(examples.patterns) == 8 * 512
+    known = Examples.of(detail, coarse, torch.ones(40, 40, dtype=torch.bool), basis, 0)
+    assert len(known.places) == 512
+    assert len(known.patterns) == 8 * 512

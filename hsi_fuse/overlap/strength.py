@@ -1,0 +1,79 @@
+"""How much detail is carried over: what does best on the ground that the guide shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hsi_fuse.overlap.texture import Ground, HeldOut
+from hsi_fuse.problem import Problem
+
+GAINS = tuple(0.25 * i for i in range(13))
+"""Of the translator's detail alone."""
+SHARES = (0.0, 0.5, 1.0)
+"""Of it, where examples fill what it misses."""
+EXAMPLES = tuple(0.1 * i for i in range(21))
+"""How much of the examples' detail."""
+MARGIN_DB = 0.2
+UNPLACED_MARGIN_DB = 0.5
+"""The same where nothing is registered: there the ground that judges is the guide's own, made coarse."""
+
+
+@dataclass(frozen=True)
+class Strength:
+    """Shares of the translator's and of the examples' detail, and what they do on the ground.
+
+    Attributes
+    ----------
+    gain, examples : float
+    psnr_gain_db : float
+        Over interpolation.
+    gradient_ratio : float
+        Distance of gradients to the guide's, over interpolation's.
+    """
+
+    gain: float
+    examples: float
+    psnr_gain_db: float
+    gradient_ratio: float
+
+    @property
+    def helps(self) -> bool:
+        """Whether it beats interpolation in both."""
+        return self.psnr_gain_db >= 0 and self.gradient_ratio < 1
+
+    def regret(self, problem: Problem) -> float:
+        """Distance of gradients, and what the error lacks to a margin better than interpolation's."""
+        margin = MARGIN_DB if problem.native is None else UNPLACED_MARGIN_DB
+        return self.gradient_ratio + max(margin - self.psnr_gain_db, 0.0)
+
+
+def alone(problem: Problem, held: HeldOut, made: Tensor) -> Strength:
+    """The best share of what a translator made of the ground (k, H, W), without examples."""
+    told = held.judge(gain * made for gain in GAINS)
+    tried = (Strength(gain, 0.0, **each) for gain, each in zip(GAINS, told, strict=True))
+    return min(tried, key=lambda each: each.regret(problem))
+
+
+def with_examples(
+    problem: Problem, ground: Ground, made: Tensor, unseen: Callable[[Tensor], Tensor]
+) -> Strength:
+    """The best shares of what translators made of the ground (k, H, W) and of examples of what they miss.
+
+    Each part of the ground takes its examples from the rest, and `made` should come from translators that
+    were not taught it. `unseen` leaves of a detail what the HSI's sensor does not see.
+    """
+    held = HeldOut.of(ground, ground.valid, problem.ratio)
+    tried = []
+    for gain in SHARES:
+        pasted = torch.zeros_like(made)
+        for part in ground.quarters():
+            examples = ground.examples(ground.detail - gain * made, problem.ratio, part, problem.seed)
+            pasted = torch.where(part, examples.pasted(ground.coarse), pasted)
+        pasted = unseen(pasted)
+        told = held.judge(gain * made + amount * pasted for amount in EXAMPLES)
+        tried += [Strength(gain, amount, **each) for amount, each in zip(EXAMPLES, told, strict=True)]
+    return min(tried, key=lambda each: each.regret(problem))
