@@ -17,9 +17,12 @@ SHARES = (0.0, 0.5, 1.0)
 """Of it, where examples fill what it misses."""
 EXAMPLES = tuple(0.1 * i for i in range(21))
 """How much of the examples' detail."""
-MARGIN_DB = 0.2
 UNPLACED_MARGIN_DB = 0.5
-"""The same where nothing is registered: there the ground that judges is the guide's own, made coarse."""
+"""By how much interpolation's error must be beaten where nothing is registered.
+
+There the ground that judges is the guide's own, made coarse. Else it must not be worse, no more: what lies
+outside of the guide has been rougher than what judges, and detail costs less there.
+"""
 
 
 @dataclass(frozen=True)
@@ -46,16 +49,15 @@ class Strength:
         return self.psnr_gain_db >= 0 and self.gradient_ratio < 1
 
     def regret(self, problem: Problem) -> float:
-        """Distance of gradients, and what the error lacks to a margin better than interpolation's."""
-        margin = MARGIN_DB if problem.native is None else UNPLACED_MARGIN_DB
+        """Distance of gradients, and what the error lacks to interpolation's, or to a margin better."""
+        margin = 0.0 if problem.native is None else UNPLACED_MARGIN_DB
         return self.gradient_ratio + max(margin - self.psnr_gain_db, 0.0)
 
 
 def alone(problem: Problem, held: HeldOut, made: Tensor) -> Strength:
     """The best share of what a translator made of the ground (k, H, W), without examples."""
     told = held.judge(gain * made for gain in GAINS)
-    tried = (Strength(gain, 0.0, **each) for gain, each in zip(GAINS, told, strict=True))
-    return min(tried, key=lambda each: each.regret(problem))
+    return _best(problem, [Strength(gain, 0.0, **each) for gain, each in zip(GAINS, told, strict=True)])
 
 
 def with_examples(
@@ -76,4 +78,8 @@ def with_examples(
         pasted = unseen(pasted)
         told = held.judge(gain * made + amount * pasted for amount in EXAMPLES)
         tried += [Strength(gain, amount, **each) for amount, each in zip(EXAMPLES, told, strict=True)]
-    return min(tried, key=lambda each: each.regret(problem))
+    return _best(problem, tried)
+
+
+def _best(problem: Problem, tried: list[Strength]) -> Strength:
+    return min(tried, key=lambda each: (not each.helps, each.regret(problem)))

@@ -32,8 +32,8 @@ class Fresco(LessonSettings):
     The pair is unmixed (`unregistered`); one translator f learns to turn coarse abundance patches into sharp
     ones. A critic with a head for each material compares f(patches of the HSI) with patches of the guide,
     both at random angles: that the materials share f is what pins it down. Where the guide does not reach, f
-    of the HSI's abundances replaces their interpolation; it fades in over an HSI pixel from where the guide
-    ends. What the guide shows stays as it is.
+    of the HSI's abundances replaces their interpolation; it fades in over half an HSI pixel from where the
+    guide ends. What the guide shows stays as it is.
 
     Deviations: f is interpolation plus a small U-Net on coarse pixels, and of what the U-Net adds only that
     is taken which the HSI's sensor cannot see. So the way back g is the sensor itself, and the paper's losses
@@ -46,9 +46,9 @@ class Fresco(LessonSettings):
 
     How much of f and of the examples is used, short trainings tell, each on three quarters of the guide's
     ground: on the fourth its detail stands for what f does where it was taught nothing, and the fourth's
-    examples come from the others. That share is taken which brings gradients nearest to the guide's while a
-    margin over interpolation's error is left; if none beats interpolation in both, interpolation stays.
-    Then f learns from all of the guide; of each seed's states, and of the seeds, the same rule chooses.
+    examples come from the others. That share is taken which brings gradients nearest to the guide's while the
+    error is not above interpolation's (`Strength`); if none beats interpolation in both, interpolation
+    stays. Then f learns from all of the guide; of a seed's states, and of the seeds, the same rule chooses.
 
     Attributes
     ----------
@@ -204,8 +204,8 @@ def _scales(
 
 
 def _beyond(guide_weight: Tensor, ratio: int) -> Tensor:
-    """0 where there is a guide, rising to 1 within an HSI pixel of it: (H, W)."""
+    """0 where there is a guide, rising to 1 within half an HSI pixel of it: (H, W)."""
     away = ndimage.distance_transform_edt((guide_weight <= 0).cpu().numpy())
     if not bool((guide_weight > 0).any()):
         return torch.ones_like(guide_weight)
-    return torch.from_numpy(away).to(guide_weight).div(ratio).clamp(max=1)
+    return torch.from_numpy(away).to(guide_weight).div(ratio / 2).clamp(max=1)
