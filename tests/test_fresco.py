@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from synthetic import RATIO, observed, problem_of, scene
 from torch import Tensor
 
 from hsi_fuse.nets.translator import Critic, Sharpen, SharpenEach
-from hsi_fuse.overlap import examples
+from hsi_fuse.overlap import examples, strength
 from hsi_fuse.overlap.blockterm import BlockTermOptions
 from hsi_fuse.overlap.examples import Examples
 from hsi_fuse.overlap.examples import _turn as examples_turn
@@ -88,8 +89,9 @@ def test_the_pair_in_materials_comes_with_it(filled: StageResult, problem: Probl
 
 
 def test_without_a_gain_on_held_out_ground_interpolation_stays(
-    problem: Problem, start: Estimate, monkeypatch: pytest.MonkeyPatch
+    problem: Problem, start: Estimate, filled: StageResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(fresco, "unmix_problem", lambda *_: filled.unmixed)
     worse = {"psnr_gain_db": -0.1, "gradient_ratio": 0.5}
     monkeypatch.setattr(HeldOut, "judge", lambda _, details: [worse for _ in details])
     result = QUICK(problem, start, silent)
@@ -159,8 +161,16 @@ def test_one_translator_is_the_same_for_all_materials_and_one_each_is_not() -> N
         assert torch.equal(made[0], made[1]) == same
 
 
-def test_a_translator_each_can_be_asked_for(problem: Problem, start: Estimate) -> None:
-    result = replace(QUICK, shared=False, steps=4)(problem, start, silent)
+@pytest.mark.parametrize("other", [{"shared": False}, {"paired": 0.0}])
+def test_a_translator_each_or_no_pairs_can_be_asked_for(
+    other: dict[str, Any],
+    problem: Problem,
+    start: Estimate,
+    filled: StageResult,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fresco, "unmix_problem", lambda *_: filled.unmixed)
+    result = replace(QUICK, steps=4, examples=False, **other)(problem, start, silent)
     assert "psnr_gain_db" in result.verdict
 
 
@@ -172,40 +182,61 @@ def test_the_sensor_sees_nothing_of_a_detail_in_line_with_nothing() -> None:
     assert float(unseen.std()) > 0.9 * float(detail.std())  # white noise is mostly out of its sight
 
 
-def test_of_several_seeds_the_best_on_the_guides_ground_is_taken(
-    problem: Problem, start: Estimate, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = Strength(gain=1.0, examples=1.0, psnr_gain_db=1.0, gradient_ratio=0.5)
-    monkeypatch.setattr(Fresco, "_strength", lambda *_: found)
-    tries, teach = [], Lessons.teach
+@pytest.fixture(scope="module")
+def watched(
+    problem: Problem, start: Estimate, filled: StageResult
+) -> tuple[list[tuple[Tensor, Tensor]], list[Any], StageResult]:
+    """What each training of three seeds was taught and judged by, what came of it, and the result."""
+    grounds, tries, teach = [], [], Lessons.teach
 
     def noted(*given: Any) -> Any:
+        grounds.append(given[1:3])
         taught = teach(*given)
         scored = replace(taught.trained, best_score=(0.3, 0.2, 0.1, 0.0, 0.5, 0.4, 0.6)[len(tries)])
         tries.append(replace(taught, trained=scored))
         return tries[-1]
 
-    monkeypatch.setattr(Lessons, "teach", noted)
-    result = replace(QUICK, seeds=3, steps=4)(problem, start, silent)
+    found = Strength(gain=1.0, examples=1.0, psnr_gain_db=1.0, gradient_ratio=0.5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fresco, "unmix_problem", lambda *_: filled.unmixed)
+        patch.setattr(Fresco, "_strength", lambda *_: found)
+        patch.setattr(Lessons, "teach", noted)
+        return grounds, tries, replace(QUICK, seeds=3, steps=4)(problem, start, silent)
+
+
+def test_of_several_seeds_the_best_on_the_guides_ground_is_taken(
+    watched: tuple[list[tuple[Tensor, Tensor]], list[Any], StageResult],
+) -> None:
+    _, tries, result = watched
     assert result.verdict["seeds"] == [0.5, 0.4, 0.6]  # after one for each part of the ground
     assert result.history == tries[5].trained.history
 
 
 def test_a_part_of_the_ground_is_judged_by_what_was_not_taught_it(
-    problem: Problem, start: Estimate, monkeypatch: pytest.MonkeyPatch
+    watched: tuple[list[tuple[Tensor, Tensor]], list[Any], StageResult], problem: Problem
 ) -> None:
-    lessons, teach = [], Lessons.teach
-
-    def noted(*given: Any) -> Any:
-        lessons.append(given[1:3])
-        return teach(*given)
-
-    monkeypatch.setattr(Lessons, "teach", noted)
-    replace(QUICK, steps=4)(problem, start, silent)
-    valid = problem.guide_weight > 0
-    assert torch.equal(torch.stack([judged for _, judged in lessons[:4]]).sum(0), valid.long())
-    for taught, judged in lessons[:4]:
+    grounds, valid = watched[0][:4], problem.guide_weight > 0
+    assert torch.equal(torch.stack([judged for _, judged in grounds]).sum(0), valid.long())
+    for taught, judged in grounds:
         assert torch.equal(taught, valid & ~judged)
+
+
+@pytest.mark.parametrize(
+    ("told", "taken"),
+    [
+        # (gain over interpolation, distance of gradients) by share; the nearest gradients of those that help
+        ([(0.5, 0.8), (0.01, 0.4), (-0.01, 0.1)], 0.25),
+        ([(-0.3, 0.9), (-0.1, 0.8), (-0.2, 0.8)], 0.25),
+    ],
+)
+def test_an_error_above_interpolations_is_not_paid_for_gradients(
+    told: list[tuple[float, float]], taken: float, problem: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(strength, "GAINS", (0.0, 0.25, 0.5))
+    judge = SimpleNamespace(
+        judge=lambda _: [{"psnr_gain_db": gain, "gradient_ratio": ratio} for gain, ratio in told]
+    )
+    assert strength.alone(problem, judge, torch.zeros(1)).gain == taken  # type: ignore[arg-type]
 
 
 def test_the_critic_is_watched(filled: StageResult) -> None:
@@ -235,11 +266,6 @@ def test_the_papers_schedule_is_a_preset() -> None:
     assert (stage.steps, stage.batch, stage.learning_rate, stage.flat) == (2000 * 20, 8, 1e-4, 0.5)
     assert (stage.patch, stage.critic, stage.paired, stage.shared) == (12, 1.0, 0.0, True)
     assert not stage.examples
-
-
-def test_it_learns_without_pairs_too(problem: Problem, start: Estimate) -> None:
-    result = replace(QUICK, paired=0.0, steps=4)(problem, start, silent)
-    assert "psnr_gain_db" in result.verdict
 
 
 def test_the_critic_has_a_head_for_each_material() -> None:
