@@ -15,8 +15,8 @@ GAINS = tuple(0.25 * i for i in range(13))
 """Of the translator's detail alone."""
 SHARES = (0.0, 0.5, 1.0)
 """Of it, where examples fill what it misses."""
-EXAMPLES = tuple(0.1 * i for i in range(21))
-"""How much of the examples' detail."""
+EXAMPLES = tuple(0.1 * i for i in range(11))
+"""How much of the examples' detail: no more than they have, whatever does best where it can be judged."""
 UNPLACED_MARGIN_DB = 0.5
 """By how much interpolation's error must be beaten where nothing is registered.
 
