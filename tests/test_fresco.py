@@ -227,6 +227,7 @@ def test_a_part_of_the_ground_is_judged_by_what_was_not_taught_it(
         # (gain over interpolation, distance of gradients) by share; the nearest gradients of those that help
         ([(0.5, 0.8), (0.01, 0.4), (-0.01, 0.1)], 0.25),
         ([(-0.3, 0.9), (-0.1, 0.8), (-0.2, 0.8)], 0.25),
+        ([(0.5, 0.8), (1.8, 0.41), (0.1, 0.40)], 0.25),
     ],
 )
 def test_an_error_above_interpolations_is_not_paid_for_gradients(

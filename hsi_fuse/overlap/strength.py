@@ -17,11 +17,12 @@ SHARES = (0.0, 0.5, 1.0)
 """Of it, where examples fill what it misses."""
 EXAMPLES = tuple(0.1 * i for i in range(11))
 """How much of the examples' detail: no more than they have, whatever does best where it can be judged."""
+PRICE_PER_DB = 0.05
+"""What a decibel counts in distances of gradients: of shares that do about alike, that of least error."""
 UNPLACED_MARGIN_DB = 0.5
 """By how much interpolation's error must be beaten where nothing is registered.
 
-There the ground that judges is the guide's own, made coarse. Else it must not be worse, no more: what lies
-outside of the guide has been rougher than what judges, and detail costs less there.
+There the ground that judges is the guide's own, made coarse. Else it must not be worse, no more.
 """
 
 
@@ -49,9 +50,10 @@ class Strength:
         return self.psnr_gain_db >= 0 and self.gradient_ratio < 1
 
     def regret(self, problem: Problem) -> float:
-        """Distance of gradients, and what the error lacks to interpolation's, or to a margin better."""
+        """Distance of gradients, the price of the error, and what it lacks to interpolation's or a margin."""
         margin = 0.0 if problem.native is None else UNPLACED_MARGIN_DB
-        return self.gradient_ratio + max(margin - self.psnr_gain_db, 0.0)
+        lacking = max(margin - self.psnr_gain_db, 0.0)
+        return self.gradient_ratio - PRICE_PER_DB * self.psnr_gain_db + lacking
 
 
 def alone(problem: Problem, held: HeldOut, made: Tensor) -> Strength:
