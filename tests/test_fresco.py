@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,10 +13,13 @@ from synthetic import RATIO, observed, problem_of, scene
 from torch import Tensor
 
 from hsi_fuse.nets.translator import Critic, Sharpen, SharpenEach
+from hsi_fuse.overlap import examples, strength
 from hsi_fuse.overlap.blockterm import BlockTermOptions
 from hsi_fuse.overlap.examples import Examples
 from hsi_fuse.overlap.examples import _turn as examples_turn
-from hsi_fuse.overlap.texture import HeldOut, Patches, gradient_distance, in_line, split
+from hsi_fuse.overlap.lessons import Lessons
+from hsi_fuse.overlap.strength import Strength
+from hsi_fuse.overlap.texture import HeldOut, Patches, gradient_distance, in_line
 from hsi_fuse.overlap.unregistered import UnmixOptions
 from hsi_fuse.physics import blur_down, gaussian_psf
 from hsi_fuse.preset import load_preset
@@ -85,8 +89,9 @@ def test_the_pair_in_materials_comes_with_it(filled: StageResult, problem: Probl
 
 
 def test_without_a_gain_on_held_out_ground_interpolation_stays(
-    problem: Problem, start: Estimate, monkeypatch: pytest.MonkeyPatch
+    problem: Problem, start: Estimate, filled: StageResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(fresco, "unmix_problem", lambda *_: filled.unmixed)
     worse = {"psnr_gain_db": -0.1, "gradient_ratio": 0.5}
     monkeypatch.setattr(HeldOut, "judge", lambda _, details: [worse for _ in details])
     result = QUICK(problem, start, silent)
@@ -156,8 +161,16 @@ def test_one_translator_is_the_same_for_all_materials_and_one_each_is_not() -> N
         assert torch.equal(made[0], made[1]) == same
 
 
-def test_a_translator_each_can_be_asked_for(problem: Problem, start: Estimate) -> None:
-    result = replace(QUICK, shared=False, steps=4)(problem, start, silent)
+@pytest.mark.parametrize("other", [{"shared": False}, {"paired": 0.0}])
+def test_a_translator_each_or_no_pairs_can_be_asked_for(
+    other: dict[str, Any],
+    problem: Problem,
+    start: Estimate,
+    filled: StageResult,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fresco, "unmix_problem", lambda *_: filled.unmixed)
+    result = replace(QUICK, steps=4, examples=False, **other)(problem, start, silent)
     assert "psnr_gain_db" in result.verdict
 
 
@@ -169,21 +182,62 @@ def test_the_sensor_sees_nothing_of_a_detail_in_line_with_nothing() -> None:
     assert float(unseen.std()) > 0.9 * float(detail.std())  # white noise is mostly out of its sight
 
 
-def test_of_several_seeds_the_best_on_the_guides_ground_is_taken(
-    problem: Problem, start: Estimate, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told = [{"gain": 1.0, "examples": 1.0, "psnr_gain_db": 1.0, "gradient_ratio": r} for r in (0.5, 0.4, 0.3)]
-    monkeypatch.setattr(Fresco, "_chosen", lambda *_: told.pop(0))  # of the gate, and of two seeds
-    tries, train = [], Fresco._trained
+@pytest.fixture(scope="module")
+def watched(
+    problem: Problem, start: Estimate, filled: StageResult
+) -> tuple[list[tuple[Tensor, Tensor]], list[Any], StageResult]:
+    """What each training of three seeds was taught and judged by, what came of it, and the result."""
+    grounds, tries, teach = [], [], Lessons.teach
 
     def noted(*given: Any) -> Any:
-        tries.append(train(*given))
+        grounds.append(given[1:3])
+        taught = teach(*given)
+        scored = replace(taught.trained, best_score=(0.3, 0.2, 0.1, 0.0, 0.5, 0.4, 0.6)[len(tries)])
+        tries.append(replace(taught, trained=scored))
         return tries[-1]
 
-    monkeypatch.setattr(Fresco, "_trained", noted)
-    result = replace(QUICK, seeds=2, steps=4)(problem, start, silent)
-    assert result.verdict["seeds"] == [0.4, 0.3]
-    assert result.history == tries[2].trained.history
+    found = Strength(gain=1.0, examples=1.0, psnr_gain_db=1.0, gradient_ratio=0.5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fresco, "unmix_problem", lambda *_: filled.unmixed)
+        patch.setattr(Fresco, "_strength", lambda *_: found)
+        patch.setattr(Lessons, "teach", noted)
+        return grounds, tries, replace(QUICK, seeds=3, steps=4)(problem, start, silent)
+
+
+def test_of_several_seeds_the_best_on_the_guides_ground_is_taken(
+    watched: tuple[list[tuple[Tensor, Tensor]], list[Any], StageResult],
+) -> None:
+    _, tries, result = watched
+    assert result.verdict["seeds"] == [0.5, 0.4, 0.6]  # after one for each part of the ground
+    assert result.history == tries[5].trained.history
+
+
+def test_a_part_of_the_ground_is_judged_by_what_was_not_taught_it(
+    watched: tuple[list[tuple[Tensor, Tensor]], list[Any], StageResult], problem: Problem
+) -> None:
+    grounds, valid = watched[0][:4], problem.guide_weight > 0
+    assert torch.equal(torch.stack([judged for _, judged in grounds]).sum(0), valid.long())
+    for taught, judged in grounds:
+        assert torch.equal(taught, valid & ~judged)
+
+
+@pytest.mark.parametrize(
+    ("told", "taken"),
+    [
+        # (gain over interpolation, distance of gradients) by share; the nearest gradients of those that help
+        ([(0.5, 0.8), (0.01, 0.4), (-0.01, 0.1)], 0.25),
+        ([(-0.3, 0.9), (-0.1, 0.8), (-0.2, 0.8)], 0.25),
+        ([(0.5, 0.8), (1.8, 0.41), (0.1, 0.40)], 0.25),
+    ],
+)
+def test_an_error_above_interpolations_is_not_paid_for_gradients(
+    told: list[tuple[float, float]], taken: float, problem: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(strength, "GAINS", (0.0, 0.25, 0.5))
+    judge = SimpleNamespace(
+        judge=lambda _: [{"psnr_gain_db": gain, "gradient_ratio": ratio} for gain, ratio in told]
+    )
+    assert strength.alone(problem, judge, torch.zeros(1)).gain == taken  # type: ignore[arg-type]
 
 
 def test_the_critic_is_watched(filled: StageResult) -> None:
@@ -213,11 +267,6 @@ def test_the_papers_schedule_is_a_preset() -> None:
     assert (stage.steps, stage.batch, stage.learning_rate, stage.flat) == (2000 * 20, 8, 1e-4, 0.5)
     assert (stage.patch, stage.critic, stage.paired, stage.shared) == (12, 1.0, 0.0, True)
     assert not stage.examples
-
-
-def test_it_learns_without_pairs_too(problem: Problem, start: Estimate) -> None:
-    result = replace(QUICK, paired=0.0, steps=4)(problem, start, silent)
-    assert "psnr_gain_db" in result.verdict
 
 
 def test_the_critic_has_a_head_for_each_material() -> None:
@@ -251,14 +300,6 @@ def test_patches_at_right_angles_are_pixels_and_not_between_them() -> None:
         assert float(apart.max()) < 1e-4
 
 
-def test_the_held_out_part_is_a_quarter_and_whole(problem: Problem) -> None:
-    valid: Tensor = problem.guide_weight > 0
-    held, taught = split(valid, RATIO)
-    assert not bool((held & taught).any())
-    assert torch.equal(held | taught, valid)
-    assert 0.2 < float(held.sum() / valid.sum()) < 0.35
-
-
 # --- examples ----------------------------------------------------------------------------------------------
 
 
@@ -273,33 +314,46 @@ def _striped(height: int, width: int, seed: int) -> tuple[Tensor, Tensor, Tensor
 
 def test_a_pattern_that_was_seen_gets_the_detail_that_went_with_it() -> None:
     coarse, detail, basis = _striped(20, 22, 0)
-    known = torch.ones(20, 22, dtype=torch.bool)
-    again = Examples.of(detail, coarse, known, basis, 0).pasted(coarse)
+    everywhere = torch.ones(20, 22, dtype=torch.bool)
+    again = Examples.of(detail, coarse, everywhere, basis, 0).pasted(coarse)
     inner = (slice(None), slice(26, -26), slice(26, -26))  # what the rim lacks is smoothed in so far
     assert torch.allclose(again[inner], detail[inner], atol=1e-4)
 
 
 def test_a_turned_pattern_gets_its_detail_turned() -> None:
     coarse, detail, basis = _striped(20, 20, 1)
-    examples = Examples.of(detail, coarse, torch.ones(20, 20, dtype=torch.bool), basis, 0)
+    known = Examples.of(detail, coarse, torch.ones(20, 20, dtype=torch.bool), basis, 0)
     inner = (slice(None), slice(26, -26), slice(26, -26))  # what the rim lacks is smoothed in so far
     for way in range(8):
-        turned = examples.pasted(examples_turn(coarse, way))
+        turned = known.pasted(examples_turn(coarse, way))
         assert torch.allclose(turned[inner], examples_turn(detail, way)[inner], atol=1e-4)
 
 
-def test_what_does_not_agree_keeps_its_energy() -> None:
+def test_a_mean_of_what_does_not_agree_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     draw = torch.Generator().manual_seed(0)
     coarse, detail = torch.randn(2, 20, 22, generator=draw), torch.randn(2, 80, 88, generator=draw)
-    examples = Examples.of(detail, coarse, torch.ones(20, 22, dtype=torch.bool), torch.eye(6)[:, :2], 0)
-    pasted = examples.pasted(torch.randn(2, 15, 16, generator=draw))
-    assert float(pasted.std() / detail.std()) == pytest.approx(1, abs=0.1)
+    known = Examples.of(detail, coarse, torch.ones(20, 22, dtype=torch.bool), torch.eye(6)[:, :2], 0)
+    asked = torch.randn(2, 15, 16, generator=draw)
+    raised = known.pasted(asked)
+    monkeypatch.setattr(examples, "MOST_RAISED", 1.0)
+    assert float(raised.std() / known.pasted(asked).std()) == pytest.approx(3, abs=0.05)
+    assert float(raised.std()) < float(detail.std())
+
+
+def test_a_pattern_of_other_contrast_gets_its_detail_in_proportion() -> None:
+    coarse, detail, basis = _striped(20, 22, 5)
+    known = Examples.of(detail, coarse, torch.ones(20, 22, dtype=torch.bool), basis, 0)
+    inner = (slice(None), slice(26, -26), slice(26, -26))
+    for factor in (0.6, 1.8):
+        assert torch.allclose(known.pasted(factor * coarse)[inner], factor * detail[inner], atol=1e-3)
+    far = known.pasted(10 * coarse)[inner]  # so much was never seen: no further
+    assert float(far.std() / detail[inner].std()) == pytest.approx(2, abs=0.3)
 
 
 def test_without_a_known_place_there_is_no_detail() -> None:
     coarse, detail, basis = _striped(8, 9, 2)
-    examples = Examples.of(detail, coarse, torch.zeros(8, 9, dtype=torch.bool), basis, 0)
-    assert not examples.pasted(coarse).any()
+    known = Examples.of(detail, coarse, torch.zeros(8, 9, dtype=torch.bool), basis, 0)
+    assert not known.pasted(coarse).any()
 
 
 def test_only_known_places_are_taken_from() -> None:
@@ -313,6 +367,6 @@ def test_only_known_places_are_taken_from() -> None:
 
 def test_of_many_places_some_are_drawn() -> None:
     coarse, detail, basis = _striped(40, 40, 4)
-    examples = Examples.of(detail, coarse, torch.ones(40, 40, dtype=torch.bool), basis, 0)
-    assert len(examples.places) == 512
-    assert len(examples.patterns) == 8 * 512
+    known = Examples.of(detail, coarse, torch.ones(40, 40, dtype=torch.bool), basis, 0)
+    assert len(known.places) == 512
+    assert len(known.patterns) == 8 * 512

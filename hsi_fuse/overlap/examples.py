@@ -17,6 +17,10 @@ TURNS = 8
 """Ways to turn and mirror a square."""
 MOST_PLACES = 512
 """Known places to choose from; of more, some are drawn."""
+NEAREST = 6
+"""Patterns that are looked up for a place."""
+MOST_SCALED = 2.0
+"""Most by which a pattern is scaled, up or down, to be like another."""
 MOST_RAISED = 3.0
 """Most that the mean of overlapping details is raised by."""
 
@@ -25,11 +29,12 @@ MOST_RAISED = 3.0
 class Examples:
     """Places whose detail is known.
 
-    A coarse pattern of 3 x 3 pixels, less its mean, is looked up among those of the known places, turned and
-    mirrored; the fine detail of the nearest goes over it (Freeman, Jones and Pasztor, 2002; without their
-    Markov network). Overlapping details are averaged under a Hann window. An average of what does not agree
-    is weaker, so it is raised to the energy of what was averaged: then the detail varies as much as it did
-    where it comes from, and what agrees stays as it is.
+    A coarse pattern of 3 x 3 pixels, less its mean, is looked up among those of the known places, turned,
+    mirrored and scaled: a scene of twice the contrast has twice the detail. The fine detail of the nearest,
+    scaled alike, goes over it (Freeman, Jones and Pasztor, 2002; without their Markov network), in a mean by
+    inverse squared distance. Overlapping details are averaged under a Hann window. An average of what does
+    not agree is weaker, so it is raised towards the energy of what was averaged, at most `MOST_RAISED`
+    times: where all disagree a mean is all that is known. What agrees stays as it is.
 
     Attributes
     ----------
@@ -86,12 +91,14 @@ class Examples:
         total = coarse.new_zeros(bands + 2, ratio * height + 2 * rim, ratio * width + 2 * rim)
         around = _around(coarse)
         for row in range(height):  # a row at a time: all patches at once would not fit
-            like = torch.cdist(_patterns(around[:, row], self.lengths), self.patterns).argmin(1)
+            like, scale, share = self._nearest(_patterns(around[:, row], self.lengths))  # (w, NEAREST) each
             place, way = self.places[like // TURNS] - REACH, like % TURNS
-            got = known[:, place[:, 0], place[:, 1]]  # (k, w, side, side)
+            got = known[:, place[..., 0], place[..., 1]]  # (k, w, NEAREST, side, side)
             for each in range(TURNS):
                 got[:, way == each] = _turn(got[:, way == each], each)
+            got = got * scale[..., None, None]
             energy = torch.tensordot(self.lengths, got, dims=1).square().sum(0)
+            got, energy = (torch.einsum("...wnyx,wn->...wyx", each, share) for each in (got, energy))
             parts = window * torch.cat([got, energy[None], torch.ones_like(energy)[None]])
             strip = parts.permute(0, 2, 3, 1).reshape(1, -1, width)
             found = F.fold(strip, (side, total.shape[2]), side, stride=ratio)[0]
@@ -101,6 +108,15 @@ class Examples:
         left = torch.tensordot(self.lengths, mean, dims=1).square().sum(0)
         wanted, have = (_smooth(each, ratio) for each in (energy, left))
         return mean * (wanted / have.clamp_min(1e-30)).sqrt().clamp(max=MOST_RAISED)
+
+    def _nearest(self, asked: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Numbers of the patterns most like each of (w, d), how they are scaled, and their shares."""
+        across, own = asked @ self.patterns.T, self.patterns.square().sum(1)
+        scale = (across / own.clamp_min(1e-30)).clamp(1 / MOST_SCALED, MOST_SCALED)
+        away = asked.square().sum(1, keepdim=True) + scale * (scale * own - 2 * across)
+        near, like = away.topk(min(NEAREST, len(own)), largest=False)
+        share = 1 / near.clamp_min(1e-30 + 1e-6 * near.mean())  # of those as good as equal none outweighs all
+        return like, scale.gather(1, like), share / share.sum(1, keepdim=True)
 
 
 def _around(coarse: Tensor) -> Tensor:

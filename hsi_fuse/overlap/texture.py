@@ -93,16 +93,6 @@ def places(valid: Tensor, size: int) -> Tensor:
     return _eroded(valid, size // 2)
 
 
-def split(valid: Tensor, ratio: int) -> tuple[Tensor, Tensor]:
-    """A quarter of the valid pixels (H, W), bool, along the longer side, held out; and the rest."""
-    axis = int(valid.shape[1] > valid.shape[0])
-    count = valid.sum(1 - axis).cumsum(0)
-    border = int((count < 0.75 * count[-1]).sum()) // ratio * ratio
-    held = torch.zeros_like(valid)
-    held.narrow(axis, border, valid.shape[axis] - border).fill_(True)
-    return held & valid, valid & ~held
-
-
 @dataclass(frozen=True)
 class Ground:
     """Ground that the guide shows: sharp as it says, and coarse.
@@ -173,8 +163,9 @@ class Ground:
         return cls(sharp, coarse, plain, restored, detail, shown > 0, maps, mixing)
 
     def quarters(self) -> list[Tensor]:
-        """Strips of the valid pixels, (H, W) bool each."""
-        numbers = strips(self.valid)
+        """Strips of the valid pixels across their longer side, (H, W) bool each."""
+        high = self.valid.shape[0] >= self.valid.shape[1]
+        numbers = strips(self.valid) if high else strips(self.valid.T).T
         return [(numbers == number) & self.valid for number in range(int(numbers.max()) + 1)]
 
     def mixed(self, maps: Tensor) -> Tensor:
