@@ -112,6 +112,17 @@ def test_the_sample_lies_on_the_guide(small_patches, monkeypatch):
     assert pixels[:, -8:].any()
 
 
+def test_of_a_sample_the_sample_is_the_same(monkeypatch):
+    """Else a held-out pixel could be asked of a patch that was not fitted."""
+    for name, value in (("LARGEST", 12), ("SIDE", 12), ("OVERLAP", 3)):
+        monkeypatch.setattr(patchwork, name, value)
+    pair = unregistered()
+    pixels = patchwork.sample_of(pair, pair.start)
+    assert 0 < int(pixels.sum()) < pixels.numel()
+    limited = replace(pair, low_weight=pair.low_weight * pixels)
+    assert torch.equal(patchwork.sample_of(limited, pair.start), pixels)
+
+
 def test_the_other_patches_try_the_lengths_that_those_found(small_patches, monkeypatch):
     tried = []
 

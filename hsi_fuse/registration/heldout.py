@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from affine import Affine
 from torch import Tensor
 
 from hsi_fuse.registration.evidence import Evidence
 from hsi_fuse.registration.fit import Mapped
+from hsi_fuse.registration.patchwork import Patchwork
 from hsi_fuse.registration.register import RegisterOptions
 from hsi_fuse.registration.state import State, fit_mapping
 from hsi_fuse.registration.ties import Prediction, checkerboard, predicted, tie_points
@@ -70,9 +72,12 @@ def halves_of(
 
 
 def asked_again(halves: Sequence[Half], state: State, psf: Tensor, ratio: int) -> list[Half]:
-    """The same mappings, asked about the HSI pixels that a state leaves in."""
-    out, weight = [], state.sample.raw.low_weight
+    """The same mappings, asked about the HSI pixels that a state leaves in, as far as they were fitted."""
+    out = []
     for half in halves:
+        weight = state.raw.low_weight
+        if isinstance(half.fitted.shift, Patchwork):
+            weight = weight * torch.from_numpy(half.fitted.shift.pixels).to(weight)
         pair = replace(half.pair, low_weight=weight)
         prediction = predicted(Observer(pair, psf, ratio), half.unseen, half.fitted)
         out.append(replace(half, pair=pair, prediction=prediction))

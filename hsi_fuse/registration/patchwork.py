@@ -73,6 +73,14 @@ class Patchwork:
     patches: tuple[Patch, ...]
 
     @property
+    def pixels(self) -> NDArray[np.bool_]:
+        """Where there are patches, (h, w)."""
+        out = np.zeros(self.shape, bool)
+        for patch in self.patches:
+            out[patch.tile] = True
+        return out
+
+    @property
     def affine(self) -> Affine:
         """None of it: the patches carry only what the base does not."""
         return Affine.identity()
@@ -194,7 +202,8 @@ def _tiles(pair: Pair, base: Affine) -> tuple[list[Tile], list[Tile]]:
     rows, columns = (spread(side, SIDE, OVERLAP) for side in pair.shape)
     tiles = list(product(rows, columns))
     seen = _on_guide(pair, base)
-    shares = np.array([seen[tile].mean() for tile in tiles])
+    # not by its rim, which it shares with its neighbours: of a sample's pixels the sample is the same again
+    shares = np.array([seen[_middle(tile)].mean() for tile in tiles])
     well = np.flatnonzero(shares >= WELL_SEEN * shares.max())
     chosen = set(well[np.linspace(0, len(well) - 1, min(SAMPLED, len(well))).round().astype(int)].tolist())
     first = [tile for i, tile in enumerate(tiles) if i in chosen]
@@ -210,6 +219,12 @@ def _on_guide(pair: Pair, base: Affine) -> NDArray[np.bool_]:
     i, j = (np.clip(w.astype(int), 0, n - 1) for w, n in ((down, tall), (across, wide)))
     valid = pair.guide_weight.cpu().numpy()[i, j] > 0
     return np.asarray(inside & valid & (pair.low_weight.cpu().numpy() > 0))
+
+
+def _middle(tile: Tile) -> Tile:
+    """Half of a tile along each axis."""
+    rows, columns = (slice(t.start + (t.stop - t.start) // 4, t.stop - (t.stop - t.start) // 4) for t in tile)
+    return rows, columns
 
 
 def _corner(tile: Tile) -> tuple[int, int]:
