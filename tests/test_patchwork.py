@@ -114,7 +114,7 @@ def test_the_sample_lies_on_the_guide(small_patches, monkeypatch):
 
 def test_of_a_sample_the_sample_is_the_same(monkeypatch):
     """Else a held-out pixel could be asked of a patch that was not fitted."""
-    for name, value in (("LARGEST", 12), ("SIDE", 12), ("OVERLAP", 3)):
+    for name, value in (("LARGEST", 18), ("SIDE", 18), ("OVERLAP", 4), ("SAMPLED", 7)):
         monkeypatch.setattr(patchwork, name, value)
     pair = unregistered()
     pixels = patchwork.sample_of(pair, pair.start)
