@@ -11,9 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+from acquisitions import Pretend, fill
 from numpy.typing import NDArray
 from rasterio.transform import from_origin
 from scipy.ndimage import gaussian_filter
+
+from hsi_fuse.batch import schedule
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("HSI_FUSE_DATA", REPOSITORY.parent / "shared" / "data"))
@@ -97,6 +100,20 @@ def write_pair(
 def pair(make_pair: Callable[..., Pair]) -> Pair:
     """The pair as it should be."""
     return make_pair()
+
+
+@pytest.fixture
+def folder(pair: Pair, tmp_path: Path) -> Path:
+    """Three acquisitions of one pair."""
+    return fill(tmp_path / "acquisitions", pair)
+
+
+@pytest.fixture
+def pretend(monkeypatch: pytest.MonkeyPatch) -> Pretend:
+    """What the scenes of a batch are run by instead."""
+    fake = Pretend()
+    monkeypatch.setattr(schedule, "run_apart", fake)
+    return fake
 
 
 def _scene() -> NDArray[np.float64]:
