@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from rasterio.transform import from_origin
 from scipy.ndimage import gaussian_filter
 
 from hsi_fuse.batch import schedule
+from hsi_fuse.registration import register
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("HSI_FUSE_DATA", REPOSITORY.parent / "shared" / "data"))
@@ -114,6 +115,14 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Pretend:
     fake = Pretend()
     monkeypatch.setattr(schedule, "run_apart", fake)
     return fake
+
+
+@pytest.fixture(scope="module")
+def easily_found() -> Iterator[None]:
+    """Few candidates of the search suffice."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(register, "CANDIDATES", 2)
+        yield
 
 
 def _scene() -> NDArray[np.float64]:

@@ -1,20 +1,17 @@
 """Mapping and sensors of an unregistered pair, together."""
 
 import json
-from collections.abc import Callable
-from dataclasses import astuple, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from affine import Affine
 from rasterio.crs import CRS
+from registering import SHEARED, SHIFT, SMALL, bytes_of, disagreement, registered
 from synthetic import (
-    COLUMNS,
-    MARGIN,
     PSF,
     RATIO,
-    ROWS,
     astray,
     cut,
     fwhm_of,
@@ -24,46 +21,21 @@ from synthetic import (
 )
 
 from hsi_fuse.grid import Grid
-from hsi_fuse.physics import blur_down
-from hsi_fuse.registration import joint, register, state
-from hsi_fuse.registration.confidence import CLUSTER_OF_BENT
-from hsi_fuse.registration.displacement import Displacement
 from hsi_fuse.registration.figures import registration_figures
-from hsi_fuse.registration.fit import fit
 from hsi_fuse.registration.joint import Registered, Start, register_pair
 from hsi_fuse.registration.register import RegisterOptions
-from hsi_fuse.registration.response import Response
-from hsi_fuse.registration.warp import Observer, Pair, on_lattice
+from hsi_fuse.registration.warp import Pair, on_lattice
 from hsi_fuse.sensors.sense import Sensing
 
-CENTRE = (RATIO * COLUMNS / 2 + MARGIN, RATIO * ROWS / 2 + MARGIN)
-TO_CENTRE = Affine.translation(*CENTRE)
-SHIFT = Affine.translation(1.7 * RATIO, -2.4 * RATIO)
-TURNED = SHIFT * TO_CENTRE * Affine.rotation(1.5) * Affine.scale(1.01) * ~TO_CENTRE
-SHEARED = TURNED * TO_CENTRE * Affine(1.01, 0.006, 0, -0.002, 0.995, 0) * ~TO_CENTRE
 NEAR = Affine.translation(0.3 * RATIO, -0.2 * RATIO)
-SMALL = (24, 20)
-OnTurn = Callable[[int, int], None]
+
+
+pytestmark = pytest.mark.usefixtures("easily_found")
 
 
 def waves(x, y):
     """A smooth field of 0.3 HSI pixels."""
     return 0.3 * RATIO * np.stack([np.sin(y / 33 + 1), np.cos(x / 29)])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    """These pairs are easy to find."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(register, "CANDIDATES", 2)
-        yield
-
-
-def registered(pair: Pair, on_turn: OnTurn = lambda turn, turns: None, **options: object) -> Registered:
-    return register_pair(
-        hsi_of(pair), pair.low_weight, window_of(pair), Start(pair.start, pair.bend), RATIO,
-        RegisterOptions(**options), Sensing(), on_turn,
-    )  # fmt: skip
 
 
 def places(found: Registered, pair: Pair) -> np.ndarray:
@@ -80,23 +52,6 @@ def rms(values) -> float:
 
 def rrmse(ties: np.ndarray) -> float:
     return rms(np.hypot(ties[:, 2], ties[:, 3]))
-
-
-def disagreement(pair: Pair, found: Registered) -> float:
-    """Of HSI and resampled guide, each seen by the other's sensor: a share of the variance."""
-    sensor = found.sensed.sensor
-    seen = blur_down(torch.from_numpy(found.guide), sensor.psf, RATIO)
-    told = torch.tensordot(sensor.srf, hsi_of(pair), 1) + sensor.offset[:, None, None]
-    return float(((seen - told)[:, 2:-2, 2:-2] ** 2).mean() / told.var())
-
-
-def bytes_of(found: Registered) -> list[bytes]:
-    arrays = [
-        np.array(found.hsi_to_guide[:6]), found.bend, found.guide, found.guide_weight, found.confidence,
-        found.before, found.after, found.sensed.sensor.psf.numpy(), found.sensed.sensor.srf.numpy(),
-        found.sensed.guide_noise.numpy(), np.array(astuple(found.evidence)),
-    ]  # fmt: skip
-    return [b"" if a is None else np.ascontiguousarray(a).tobytes() for a in arrays]
 
 
 @pytest.fixture(scope="module")
@@ -258,49 +213,6 @@ def test_progress_counts_the_turns_to_the_end(again):
     assert turns[0] == 0
     assert turns == sorted(set(turns))
     assert {all_of_them for _, all_of_them in again[1]} == {turns[-1]}
-
-
-@pytest.fixture(scope="module")
-def bent() -> Pair:
-    """With a camera's gamma."""
-    plain = cut(unregistered(SHEARED, guide_bands=3), *SMALL)
-    return replace(plain, guide=plain.guide.clamp_min(0) ** 0.45)
-
-
-def test_a_bent_response_is_undone(bent):
-    found = registered(bent)
-    assert astray(bent, found.fitted.base, found.fitted.shift, SHEARED).max() < 0.05
-    assert all(response.exponent > 1.2 for response in found.responses)
-    assert disagreement(bent, found) < 0.003
-    assert found.evidence.unexplained < 0.02
-
-
-def test_of_a_bent_guides_turns_that_is_kept_which_says_most_of_unseen_pixels(monkeypatch, bent):
-    """Curve, PSF and what is left out can lead each other astray."""
-
-    def kept(turns: int, best: int) -> list[bytes]:
-        now = [0]
-        monkeypatch.setattr(joint, "TURNS", turns)
-        monkeypatch.setattr(joint, "information_of", lambda halves: 2.0 if now[-1] == best else 1.0)
-        return bytes_of(registered(bent, lambda turn, turns: now.append(turn)))
-
-    first = kept(1, 0)
-    assert kept(2, 0) == first
-    assert kept(2, 1) != first
-
-
-@pytest.mark.parametrize(("exponent", "out"), [(1.0, 0), (2.2, CLUSTER_OF_BENT**2)])
-def test_of_a_bent_guide_small_changes_are_left_out_too(monkeypatch, bent, exponent, out):
-    """A curve follows them, a straight line cannot."""
-    confidence = np.ones(SMALL)
-    confidence[10 : 10 + CLUSTER_OF_BENT, 7 : 7 + CLUSTER_OF_BENT] = 0.1
-    monkeypatch.setattr(state, "confidence_map", lambda observer, fitted: confidence)
-    still, weight = Displacement.none(SMALL), bent.low_weight
-    known = state.State(bent, bent.start, still, [Response(0, 1, exponent)] * 3, hsi_of(bent).numpy(), weight)
-    fitted = fit(Observer(bent, PSF, RATIO), bent.start, "translation", iterations=1)
-    left = known.without_changes(fitted, PSF, RATIO).raw.low_weight
-    assert float((weight - left).sum()) == out
-    assert bool((left <= weight).all())
 
 
 def test_a_clouded_area_is_low_in_confidence_and_harms_little():
