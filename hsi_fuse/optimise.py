@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +54,63 @@ class Schedule:
         )
 
 
+class Descent:
+    """One step down the gradient: by Adam, and by Muon for the groups that are marked `orthogonal`.
+
+    Muon (Jordan 2024) steps along the orthogonal matrix nearest to the momentum of each weight matrix, so
+    that no direction in it waits for the others, and as far as Adam would (Liu et al. 2025). It is for
+    matrices between hidden layers.
+
+    Parameters
+    ----------
+    groups : list of parameter groups
+        Each with its own `lr` and, where it is for Muon, `orthogonal=True`.
+    schedule : Schedule
+        Sets the rates.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], schedule: Schedule) -> None:
+        adam: list[dict[str, Any]] = []
+        muon: list[dict[str, Any]] = []
+        for group in (dict(g) for g in groups if g["params"]):
+            (muon if group.pop("orthogonal", False) else adam).append(group)
+        self.optimisers: list[torch.optim.Optimizer] = []
+        if adam:
+            self.optimisers.append(torch.optim.Adam(adam, fused=True))
+        if muon:
+            self.optimisers.append(torch.optim.Muon(muon, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"))
+        self.rates = [schedule.rates(optimiser) for optimiser in self.optimisers]
+
+    def step(self, loss: Tensor) -> None:
+        """One step, and on to the next rate."""
+        for optimiser in self.optimisers:
+            optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        for optimiser, rate in zip(self.optimisers, self.rates, strict=True):
+            optimiser.step()
+            rate.step()
+
+    def state(self) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+        """All that the next step depends on: tensors by name, and for each optimiser what is JSON-ready."""
+        tensors: dict[str, Tensor] = {}
+        told = []
+        for n, (optimiser, rate) in enumerate(zip(self.optimisers, self.rates, strict=True)):
+            at = optimiser.state_dict()
+            tensors |= {f"{n}.{i}.{name}": t for i, state in at["state"].items() for name, t in state.items()}
+            told.append({"groups": at["param_groups"], "rate": rate.state_dict()})
+        return tensors, told
+
+    def resume(self, tensors: Mapping[str, Tensor], told: Sequence[Mapping[str, Any]]) -> None:
+        """Go on from `state`."""
+        states: list[dict[int, dict[str, Tensor]]] = [{} for _ in told]
+        for name, tensor in tensors.items():
+            n, index, moment = name.split(".", 2)
+            states[int(n)].setdefault(int(index), {})[moment] = tensor
+        for optimiser, rate, state, at in zip(self.optimisers, self.rates, states, told, strict=True):
+            optimiser.load_state_dict({"state": state, "param_groups": at["groups"]})
+            rate.load_state_dict(dict(at["rate"]))
+
+
 @dataclass(frozen=True)
 class Trained:
     """How a training went: the best step and its held-out score, and one history entry for each check."""
@@ -76,7 +134,7 @@ class _Reached:
 
 def train(
     network: nn.Module,
-    groups: list[dict[str, object]],
+    groups: list[dict[str, Any]],
     loss: Callable[[], Tensor],
     score: Callable[[], float],
     schedule: Schedule,
@@ -86,13 +144,13 @@ def train(
     draws: Sequence[Draw] | None = None,
     hopeless: Callable[[int], bool] = lambda step: False,
 ) -> Trained:
-    """Minimise `loss` by Adam and leave `network` at its best held-out score (or its last, see `Schedule`).
+    """Minimise `loss` and leave `network` at its best held-out score (or its last, see `Schedule`).
 
     Parameters
     ----------
     network : Module
         Its state is kept whenever the score is better than before, and put back at the end.
-    groups : list of parameter groups, each with its own `lr`
+    groups : list of parameter groups, see `Descent`
     loss : callable
         One step's loss; draws its own crop.
     score : callable
@@ -115,35 +173,31 @@ def train(
     SolveError
         The loss was not finite before any state was worth keeping.
     """
-    optimiser = torch.optim.Adam(groups, fused=True)
-    scheduler = schedule.rates(optimiser)
+    descent = Descent(groups, schedule)
     place = next_place(what)
     if draws is None:
         place, draws = None, ()
-    at = _resumed(place, network, optimiser, scheduler, draws) if place else _Reached()
+    at = _resumed(place, network, descent, draws) if place else _Reached()
     already = at.finished
     while not at.finished and at.step < schedule.steps:
         value = loss()
         if not bool(torch.isfinite(value)):
             break
-        optimiser.zero_grad(set_to_none=True)
-        value.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
+        descent.step(value)
         project()
-        scheduler.step()
         at = replace(at, step=at.step + 1)
         if at.step % schedule.check_every == 0 or at.step == schedule.steps:
             at = _checked(at, network, float(value.detach()), score(), schedule)
             on_step(what, at.step, schedule.steps, at.history[-1]["held_out"])
             at = replace(at, finished=at.finished or hopeless(at.step))
         if place and place.due:
-            _keep(place, at, network, optimiser, scheduler, draws)
+            _keep(place, at, network, descent, draws)
     if not at.best:
         raise SolveError(
             f"{what}: training diverged at once; lower its learning rate (--set {what}.learning_rate=...)"
         )
     if place and not already:
-        _keep(place, replace(at, finished=True), network, optimiser, scheduler, draws)
+        _keep(place, replace(at, finished=True), network, descent, draws)
     network.load_state_dict(dict(at.best))
     return Trained(at.best_step, at.best_score, at.history)
 
@@ -163,29 +217,23 @@ def _keep(
     place: Place,
     at: _Reached,
     network: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler,
+    descent: Descent,
     draws: Sequence[Draw],
 ) -> None:
     """Write down all that the next step depends on."""
-    moments = optimiser.state_dict()
+    moments, steps = descent.state()
     numbers, generators = drawn(draws)
     tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
     tensors |= {f"best.{name}": tensor for name, tensor in at.best.items()}
-    tensors |= {f"moment.{i}.{n}": t for i, state in moments["state"].items() for n, t in state.items()}
-    told = asdict(replace(at, best={})) | {
-        "groups": moments["param_groups"],
-        "scheduler": scheduler.state_dict(),
-        "draws": generators,
-    }
+    tensors |= {f"moment.{name}": t for name, t in moments.items()}
+    told = asdict(replace(at, best={})) | {"descent": steps, "draws": generators}
     place.write(tensors | numbers, told)
 
 
 def _resumed(
     place: Place,
     network: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler,
+    descent: Descent,
     draws: Sequence[Draw],
 ) -> _Reached:
     """Where a training had got when its last state was written; its start where there is none."""
@@ -197,13 +245,8 @@ def _resumed(
     def under(prefix: str) -> dict[str, Tensor]:
         return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in under("moment.").items():
-        index, _, moment = name.partition(".")
-        state.setdefault(int(index), {})[moment] = tensor
     network.load_state_dict(under("network."))
-    optimiser.load_state_dict({"state": state, "param_groups": told["groups"]})
-    scheduler.load_state_dict(told["scheduler"])
+    descent.resume(under("moment."), told["descent"])
     redraw(draws, tensors, told["draws"])
     reached = {f.name: told[f.name] for f in fields(_Reached) if f.name != "best"}
     return _Reached(**{**reached, "history": tuple(told["history"]), "best": under("best.")})

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from hsi_fuse.optimise import Schedule, Trained, train
+from hsi_fuse.optimise import Descent, Schedule, Trained, train
 from hsi_fuse.problem import silent
 
 
@@ -60,6 +60,45 @@ def test_parameters_are_brought_back_after_each_step():
     assert len(seen) == 20
     assert max(seen) > 1
     assert float(layer.weight.detach()) == 1
+
+
+def test_steps_of_an_orthogonal_group_treat_all_directions_alike():
+    draw = torch.Generator().manual_seed(0)
+    layer = nn.Linear(24, 16, bias=False)
+    before = layer.weight.detach().clone()
+    slope = torch.randn(16, 24, generator=draw) * torch.logspace(0, -2, 16)[:, None]
+    groups = [{"params": [layer.weight], "lr": 1.0, "orthogonal": True}, {"params": [], "lr": 1.0}]
+    loss = lambda: (layer.weight * slope).sum()  # noqa: E731
+    train(layer, groups, loss, lambda: 0.0, Schedule(1, 1, flat=1.0), silent, "test")
+    moved = torch.linalg.svdvals(layer.weight.detach() - before)
+    assert float((layer.weight.detach() - before).flatten() @ slope.flatten()) < 0
+    assert float(moved.max() / moved.min()) < 2  # the gradient's are apart by a hundred
+
+
+def test_both_kinds_of_steps_go_on_from_where_they_stood():
+    draw = torch.Generator().manual_seed(0)
+    target = torch.randn(16, 16, generator=draw)
+
+    def descended(halves: int) -> torch.Tensor:
+        layer = nn.Linear(16, 16)
+        with torch.no_grad():
+            layer.weight.zero_()
+            layer.bias.zero_()
+        kept = None
+        for _ in range(halves):
+            groups = [
+                {"params": [layer.weight], "lr": 0.1, "orthogonal": True},
+                {"params": [layer.bias], "lr": 0.1},
+            ]
+            descent = Descent(groups, Schedule(20))
+            if kept is not None:
+                descent.resume(*kept)
+            for _ in range(20 // halves):
+                descent.step(((layer.weight + layer.bias - target) ** 2).mean())
+            kept = descent.state()
+        return layer.weight.detach()
+
+    assert torch.equal(descended(1), descended(2))
 
 
 def learn(schedule: Schedule, scores: list[float], **how: object) -> tuple[float, Trained]:

@@ -38,15 +38,20 @@ def drawn(draw: Callable[[Figure], None], width: float, height: float) -> Plot:
 
     Letters are outlines: they look the same, and fit, whatever fonts there are.
     """
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasSVG(figure)
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor="none")
+    canvas = FigureCanvasSVG(figure)
     draw(figure)
     for axes in figure.axes:
         _paint(axes)
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    engine.execute(figure)
+    figure.set_layout_engine("none")
     buffer = io.StringIO()
     # without a salt and with a date two runs would differ
     with rc_context({"svg.fonttype": "path", "svg.hashsalt": "hsi-fuse"}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        # `savefig` would draw all of it once before, to lay it out
+        canvas.print_svg(buffer, metadata={"Date": None, "Creator": None})  # type: ignore[no-untyped-call]
     return {"uri": _uri("svg+xml", _schemed(buffer.getvalue()).encode()), "width": f"{100 * width:.0f}"}
 
 
@@ -337,6 +342,7 @@ def _colour_bar(figure: Figure, shown: Any, axes: Any, label: str) -> None:
 
 def _paint(axes: Any) -> None:
     """Bring axes to the page's colours."""
+    axes.patch.set_facecolor("none")
     for item in (axes.title, axes.xaxis.label, axes.yaxis.label):
         item.set_color(INK)
     axes.xaxis.label.set_size(8)

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from hsi_fuse.crops import Crop, Crops
+from hsi_fuse.nets.unmixing import UnmixingNetwork
 from hsi_fuse.optimise import Schedule, Trained, train
 from hsi_fuse.physics import blur_down, psf_padding
 from hsi_fuse.problem import Estimate, OnStep, Problem, StageResult, silent
@@ -24,58 +25,8 @@ LEAST_SUPPORT = 64
 """HSI pixels under the guide below which there is nothing to learn from."""
 BLOCK_PIXELS = 1 << 13
 IMITATED_PIXELS, IMITATION_RATE = 2048, 5e-3
-LOG_ILLUMINATION = 0.5
-"""Largest logarithm of the illumination scale to either side."""
-
-
-class UnmixingNetwork(nn.Module):
-    """Guide pixel -> abundances, illumination and a signed residual -> coefficients of the scene's subspace.
-
-    coefficients = zero + illumination (sum_j abundance_j endmember_j - zero) + residual, where `zero` are the
-    coefficients of the all-zero spectrum, so that illumination scales spectra and not their deviation
-    from the mean. Abundances are a softmax: non-negative, sum to one.
-
-    Parameters
-    ----------
-    bands : int
-        Guide bands m.
-    endmembers : Tensor (K, k)
-        Where they start, in coefficients.
-    zero : Tensor (k,)
-    spread : Tensor (k,)
-        Typical size of each coefficient; scales the residual.
-    hidden : int
-        Width of the three hidden layers.
-    """
-
-    def __init__(self, bands: int, endmembers: Tensor, zero: Tensor, spread: Tensor, hidden: int) -> None:
-        super().__init__()
-        count, size = endmembers.shape
-        layers: list[nn.Module] = []
-        for width in (bands, hidden, hidden):
-            layers += [nn.Linear(width, hidden), nn.LeakyReLU(0.2)]
-        self.trunk = nn.Sequential(*layers)
-        self.material = nn.Linear(hidden, count + 1)
-        self.rest = nn.Linear(hidden, size)
-        nn.init.zeros_(self.rest.weight)
-        nn.init.zeros_(self.rest.bias)
-        self.endmembers = nn.Parameter(endmembers.clone())
-        self.register_buffer("zero", zero)
-        self.register_buffer("spread", spread)
-
-    def abundances(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Abundances (N, K), illumination (N, 1) and hidden features of guide pixels (N, m)."""
-        features = self.trunk(pixels)
-        logits = self.material(features)
-        illumination = torch.exp(LOG_ILLUMINATION * torch.tanh(logits[:, -1:]))
-        return torch.softmax(logits[:, :-1], 1), illumination, features
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Coefficients (N, k) of guide pixels (N, m)."""
-        mixture, illumination, features = self.abundances(pixels)
-        zero, spread = self.get_buffer("zero"), self.get_buffer("spread")
-        material = mixture @ self.endmembers - zero
-        return zero + illumination * material + self.rest(features) * spread
+LEAST_ORTHOGONAL, ORTHOGONAL_RATE = 16, 2.0
+"""Smallest side of the weight matrices that are learned by orthogonal steps, and how much faster."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +76,7 @@ class Coupled(MapOptions):
         with a guide of one band, whose grey may be anything.
     """
 
-    steps: int = 800
+    steps: int = 400
     learning_rate: float = 3e-3
     hidden: int = 64
     endmembers: int = 0
@@ -224,12 +175,12 @@ class Coupled(MapOptions):
             ).to(problem.device)
 
         scale = self._metric(interpolation_error(low, ratio).diagonal().to(low))
-        pixels = guide[:, problem.guide_weight > 0].T  # (N, m)
-        answers = answer[:, problem.guide_weight > 0].T  # (N, k)
+        pixels = guide[:, problem.guide_weight > 0]  # (m, N)
+        answers = answer[:, problem.guide_weight > 0]  # (k, N)
 
         def imitation() -> Tensor:
-            few = torch.randint(len(pixels), (IMITATED_PIXELS,), generator=draw).to(pixels.device)
-            return (((network(pixels[few]) - answers[few]) * scale) ** 2).mean()
+            few = torch.randint(pixels.shape[1], (IMITATED_PIXELS,), generator=draw).to(pixels.device)
+            return (((network(pixels[:, few]) - answers[:, few]) * scale[:, None]) ** 2).mean()
 
         weights = [p for name, p in network.named_parameters() if name != "endmembers"]
         if self.imitate:
@@ -242,7 +193,7 @@ class Coupled(MapOptions):
         def misfit(crop: Crop, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             """Coefficients of a crop, weighted sum of squared HSI misfits, sum of the weights."""
             pixels = guide[:, *crop.fine]
-            a = network(pixels.flatten(1).T).T.reshape(-1, *pixels.shape[1:])  # (k, sc, sc)
+            a = network(pixels.flatten(1)).view(-1, *pixels.shape[1:])  # (k, sc, sc)
             w = weight[:, *crop.coarse] * crop.inner
             error = (low[:, *crop.coarse] - blur_down(a, psf, ratio)) * scale[:, None, None]
             return a, (error**2 * w).sum(), w.sum()
@@ -264,8 +215,10 @@ class Coupled(MapOptions):
             squares, count = (sum(float(p[i]) for p in parts) for i in (0, 1))
             return squares / max(count, 1e-9)
 
+        hidden = [p for p in weights if min(p.shape) >= LEAST_ORTHOGONAL and p.ndim == 2]
         groups = [
-            {"params": weights, "lr": self.learning_rate},
+            {"params": [p for p in weights if not any(p is h for h in hidden)], "lr": self.learning_rate},
+            {"params": hidden, "lr": ORTHOGONAL_RATE * self.learning_rate, "orthogonal": True},
             # endmembers live in noise units: their step is in proportion to the scene's spread
             {
                 "params": [network.endmembers],
@@ -347,5 +300,5 @@ def _vertices(spectra: Tensor, count: int) -> Tensor:
 def _whole(network: UnmixingNetwork, problem: Problem, texture: Texture) -> Tensor:
     """Coefficients (k, H, W) of the whole guide, in blocks of pixels."""
     guide = texture.scaled(fill_nearest(problem.guide, problem.guide_weight))
-    parts = torch.split(guide.flatten(1).T.contiguous(), BLOCK_PIXELS)
-    return torch.cat([network(part).T for part in parts], 1).view(-1, *problem.guide_weight.shape)
+    parts = torch.split(guide.flatten(1), BLOCK_PIXELS, 1)
+    return torch.cat([network(part) for part in parts], 1).view(-1, *problem.guide_weight.shape)
