@@ -223,6 +223,8 @@ class StageResult:
         The native guide made hyperspectral, of a stage that did so.
     flow : Tensor (2, H, W), optional
         Where the stage found the guide to lie: what belongs at fine pixel q is at q + flow(q); columns, rows.
+    floor : Estimate, optional
+        Stage `map`'s answer to the same problem, of a stage that came by it on its way.
     """
 
     estimate: Estimate
@@ -231,6 +233,7 @@ class StageResult:
     sensor: Sensor | None = None
     unmixed: Unmixed | None = None
     flow: Tensor | None = None
+    floor: Estimate | None = None
 
 
 Moved = TypeVar("Moved", Problem, Estimate, Sensor, NativeGuide)

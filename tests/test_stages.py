@@ -10,8 +10,10 @@ from synthetic import EDGES, RATIO, WAVELENGTHS, observed, problem_of, psnr, sce
 from hsi_fuse.overlap.blockterm import BlockTermOptions
 from hsi_fuse.overlap.unregistered import UnmixOptions
 from hsi_fuse.physics import gaussian_psf
+from hsi_fuse.preset import Preset
 from hsi_fuse.problem import Estimate, Problem, Stage, silent
 from hsi_fuse.simulation.simulate import Protocol, observe
+from hsi_fuse.solving import solvers_of
 from hsi_fuse.stages.map import Map, around_interpolation, around_unmixing, mean_estimate, within
 from hsi_fuse.stages.table import STAGES
 from hsi_fuse.subspace import fit_subspace, interpolate, problem_subspace
@@ -230,6 +232,18 @@ def test_a_network_that_strange_pixels_led_astray_weighs_less(pairs):
     kept = told["held_out_error_imitating"] / told["held_out_error"]
     assert kept < 0.8
     assert told["network_weight"] < kept * stage.share
+
+
+def test_maps_answer_is_not_made_twice_for_the_report(pairs, monkeypatch):
+    problem = problem_of(pairs[3])
+    wanted = run(STAGES["map"](), problem)
+    solvers = solvers_of(Preset("quick", stages=(("coupled", STAGES["coupled"](**CHEAP["coupled"])),)))
+    solvers["product"](problem)
+    with monkeypatch.context() as without:
+        without.delitem(STAGES, "map")
+        assert torch.equal(cube(solvers["map"](problem)), cube(wanted))
+    other = problem_of(pairs[4])
+    assert torch.equal(cube(solvers["map"](other)), cube(run(STAGES["map"](), other)))
 
 
 def test_an_estimate_is_projected_by_its_factors(pairs):

@@ -93,7 +93,8 @@ class Coupled(MapOptions):
         subspace = problem_subspace(problem, self.dimensions)
         problem = reconcile(problem, subspace)
         taught, mean = self._teach(problem, subspace, on_step)
-        return taught.solve(problem, *mean)
+        floor = Estimate(subspace.basis, subspace.mean, *mean[:2])
+        return replace(taught.solve(problem, *mean), floor=floor)
 
     def learn(self, scene: Problem, subspace: Subspace, on_step: OnStep) -> Callable[[Problem], StageResult]:
         """Train on `scene`, and solve parts of it."""
