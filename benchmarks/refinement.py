@@ -32,7 +32,6 @@ from hsi_fuse.problem import Estimate, Problem, silent
 from hsi_fuse.quality.metrics import psnr, sam_deg
 from hsi_fuse.raster import Raster
 from hsi_fuse.refinement.refining import Refining
-from hsi_fuse.registration.confidence import rejected
 from hsi_fuse.registration.joint import register_pair
 from hsi_fuse.sensors.sense import Sensing
 from hsi_fuse.simulation.simulate import PROTOCOLS, ObservedPair, observe
@@ -114,7 +113,7 @@ def registered(pair: ObservedPair, seed: int, preset: Preset) -> Problem:
         replace(preset.align, local=False),
         Sensing(preset.sense),
     )
-    other = rejected(found.confidence).repeat(ratio, 0).repeat(ratio, 1)
+    other = found.changed.repeat(ratio, 0).repeat(ratio, 1)
     guide_weight = torch.from_numpy(np.where(other, np.float32(0), found.guide_weight))
     deviation = found.evidence.deviation_hsi_px
     return Problem(

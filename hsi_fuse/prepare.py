@@ -20,7 +20,7 @@ from hsi_fuse.preset import Preset
 from hsi_fuse.problem import OnStep, Problem
 from hsi_fuse.raster import Raster
 from hsi_fuse.read import Guide
-from hsi_fuse.registration.confidence import refined, rejected
+from hsi_fuse.registration.confidence import refined
 from hsi_fuse.registration.figures import registration_figures
 from hsi_fuse.registration.follow import as_followed, follow
 from hsi_fuse.registration.joint import Registered, Start, register_pair
@@ -131,7 +131,7 @@ def align(
         raise improbable(sought, found, start, not georeferenced and mirrored())
     warn_of_contradiction(found.sensed.sensor)
     # what shows something else than the HSI is no guide; mere edges that fit badly stay one
-    other = rejected(found.confidence).repeat(scale, 0).repeat(scale, 1)
+    other = found.changed.repeat(scale, 0).repeat(scale, 1)
     usable = np.where(other, np.float32(0), found.guide_weight)
     image_weight = torch.from_numpy(usable).to(device)
     figures = registration_figures(found, start, hsi.grid, scale)

@@ -9,7 +9,17 @@ from affine import Affine
 from scipy.ndimage import zoom
 from synthetic import COLUMNS, PSF, RATIO, ROWS, START, unregistered
 
-from hsi_fuse.registration.confidence import CLUSTER, CLUSTER_OF_BENT, confidence_map, refined, rejected
+from hsi_fuse.registration.confidence import (
+    AREAS,
+    CLUSTER,
+    CLUSTER_OF_BENT,
+    PIXELS,
+    Leniency,
+    Misfit,
+    confidence_map,
+    refined,
+    rejected,
+)
 from hsi_fuse.registration.fit import fit
 from hsi_fuse.registration.warp import Observer, Pair
 
@@ -48,9 +58,9 @@ def spoilt(how, bands: int) -> Pair:
     return replace(pair, guide=guide)
 
 
-def map_of(pair: Pair) -> np.ndarray:
+def map_of(pair: Pair, leniency: Leniency = AREAS) -> np.ndarray:
     found = fit(Observer(pair, PSF, RATIO), pair.start, "affine")
-    return confidence_map(Observer(pair, PSF, RATIO, thin=False), found)
+    return confidence_map(Observer(pair, PSF, RATIO, thin=False), found, leniency)
 
 
 def area_under_curve(low: np.ndarray, high: np.ndarray) -> float:
@@ -63,8 +73,9 @@ def area_under_curve(low: np.ndarray, high: np.ndarray) -> float:
 
 @pytest.mark.parametrize("how", [clouded, shadowed, changed])
 @pytest.mark.parametrize("bands", [1, 3, 4, 9])
-def test_what_the_guide_shows_otherwise_is_low_and_the_rest_high(how, bands):
-    confidence = map_of(spoilt(how, bands))
+@pytest.mark.parametrize("leniency", [AREAS, PIXELS])
+def test_what_the_guide_shows_otherwise_is_low_and_the_rest_high(how, bands, leniency):
+    confidence = map_of(spoilt(how, bands), leniency)
     assert confidence.shape == SHAPE
     assert confidence.min() >= 0
     assert confidence.max() <= 1
@@ -82,8 +93,9 @@ def test_the_area_is_rejected_and_the_rest_is_not(how, bands):
 
 
 @pytest.mark.parametrize("bands", [1, 3, 4, 9])
-def test_a_faultless_guide_is_trusted(bands):
-    confidence = map_of(unregistered(guide_bands=bands))
+@pytest.mark.parametrize("leniency", [AREAS, PIXELS])
+def test_a_faultless_guide_is_trusted(bands, leniency):
+    confidence = map_of(unregistered(guide_bands=bands), leniency)
     assert np.quantile(confidence, 0.1) > 0.8
     assert not rejected(confidence).any()
 
@@ -108,6 +120,16 @@ def test_where_nothing_is_known_confidence_is_full():
     nothing = replace(pair, guide_weight=torch.zeros_like(weight))
     found = fit(Observer(pair, PSF, RATIO), pair.start, "affine")
     assert (confidence_map(Observer(nothing, PSF, RATIO, thin=False), found) == 1).all()
+
+
+def test_what_half_known_places_explain_is_nothing_unusual():
+    pair = unregistered()
+    found = fit(Observer(pair, PSF, RATIO), pair.start, "affine")
+    beside = replace(found, base=START * Affine.translation(0.1, 0))
+    misfit = Misfit.of(Observer(pair, PSF, RATIO, thin=False), beside)
+    strict, lenient = (misfit.confidence(Leniency(0.0, off)) for off in (0.0, 0.15))
+    assert (lenient >= strict).all()
+    assert lenient.min() > strict.min() + 0.2
 
 
 def test_a_wrong_mapping_is_seen_at_edges():

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, binary_opening, map_coordinates
 
 from hsi_fuse.registration.fit import Mapped
@@ -11,9 +14,6 @@ from hsi_fuse.registration.warp import Array, Observer
 
 NOISE_FACTOR = 3.0
 """Residuals of so many standard deviations are nothing unusual."""
-CONTENT_SHARE = 0.1
-"""Nor is a residual whose square is this share of the pixel's squared contrast to the scene: an imperfect
-sensor model (saturation, a bent response) errs in proportion."""
 REJECTED = 0.4
 CLUSTER = 3
 """Side of the smallest area that is taken out, HSI pixels: a cloud, a field that was mown; not an edge, where
@@ -22,7 +22,83 @@ CLUSTER_OF_BENT = 2
 """The same of a guide whose response is a curve: that follows a small cloud, where a straight line cannot."""
 
 
-def confidence_map(observer: Observer, fitted: Mapped) -> Array:
+@dataclass(frozen=True)
+class Leniency:
+    """What is nothing unusual beside the noise.
+
+    Attributes
+    ----------
+    content_share : float
+        A residual whose square is this share of the pixel's squared contrast to the scene: an imperfect
+        sensor model (saturation, a bent response) errs in proportion.
+    misplaced_hsi_px : float
+        What a misplacement by so much makes of the guide's gradient.
+    """
+
+    content_share: float
+    misplaced_hsi_px: float
+
+
+AREAS = Leniency(0.1, 0.0)
+"""Where areas are taken out of the guide: better one too few."""
+PIXELS = Leniency(0.03, 0.15)
+"""Where an analyst is told of each pixel, what is hidden behind an object too."""
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """How far what the guide shows is off what the HSI makes of it.
+
+    Attributes
+    ----------
+    values, residual : ndarray (m, N)
+        What the guide shows, and what is left of it.
+    rows, columns : ndarray (N,)
+        HSI pixels.
+    shape : (h, w)
+    """
+
+    values: Array
+    residual: Array
+    rows: NDArray[np.intp]
+    columns: NDArray[np.intp]
+    shape: tuple[int, int]
+
+    @classmethod
+    def of(cls, observer: Observer, fitted: Mapped) -> Misfit:
+        """At every HSI pixel looked at; none where they are too few to tell."""
+        seen = observer.see(fitted.base, fitted.shift)
+        inside = seen.support > 0
+        if inside.sum() < 2 * len(observer.design):
+            inside = np.zeros_like(inside)
+            residual = np.zeros_like(seen.values)
+        else:
+            _, residual, _ = robust_regression(seen.values, observer.design, seen.support)
+        rows, columns = (places[inside].astype(int) for places in (observer.rows, observer.columns))
+        return cls(seen.values[:, inside], residual[:, inside], rows, columns, observer.pair.shape)
+
+    def confidence(self, leniency: Leniency) -> Array:
+        """0 to 1 on the HSI's grid (h, w); 1 where nothing is known."""
+        out = np.ones(self.shape)
+        if self.rows.size:
+            sigma = 1.4826 * np.median(np.abs(self.residual), axis=1, keepdims=True)
+            contrast = self.values - np.median(self.values, axis=1, keepdims=True)
+            usual = (NOISE_FACTOR * sigma) ** 2 + leniency.content_share * contrast**2
+            usual += leniency.misplaced_hsi_px**2 * self._squared_slopes()
+            unusual = (self.residual**2 / np.maximum(usual, 1e-30)).mean(0)
+            out[self.rows, self.columns] = 1 / (1 + unusual)
+        return out
+
+    def _squared_slopes(self) -> Array:
+        """Squared gradients (m, N) of what the guide shows, an HSI pixel."""
+        level = np.median(self.values, axis=1)[:, None, None]
+        image = np.broadcast_to(level, (len(level), *self.shape)).copy()
+        image[:, self.rows, self.columns] = self.values
+        squared = sum(np.gradient(image, axis=axis) ** 2 for axis in (1, 2))
+        return np.asarray(squared)[:, self.rows, self.columns]
+
+
+def confidence_map(observer: Observer, fitted: Mapped, leniency: Leniency = AREAS) -> Array:
     """Confidence of every HSI pixel looked at, 0 to 1, on the HSI's grid (h, w); 1 where nothing is known.
 
     Parameters
@@ -30,21 +106,9 @@ def confidence_map(observer: Observer, fitted: Mapped) -> Array:
     observer : Observer
         Should look at every pixel.
     fitted : Mapped
+    leniency : Leniency
     """
-    seen = observer.see(fitted.base, fitted.shift)
-    out = np.ones(observer.pair.shape)
-    inside = seen.support > 0
-    if inside.sum() < 2 * len(observer.design):
-        return out
-    _, residual, _ = robust_regression(seen.values, observer.design, seen.support)
-    residual, values = residual[:, inside], seen.values[:, inside]
-    sigma = 1.4826 * np.median(np.abs(residual), axis=1, keepdims=True)
-    contrast = values - np.median(values, axis=1, keepdims=True)
-    usual = (NOISE_FACTOR * sigma) ** 2 + CONTENT_SHARE * contrast**2
-    unusual = (residual**2 / np.maximum(usual, 1e-30)).mean(0)
-    rows, columns = observer.rows[inside].astype(int), observer.columns[inside].astype(int)
-    out[rows, columns] = 1 / (1 + unusual)
-    return out
+    return Misfit.of(observer, fitted).confidence(leniency)
 
 
 def refined(confidence: Array, ratio: int) -> Array:
@@ -55,7 +119,7 @@ def refined(confidence: Array, ratio: int) -> Array:
     return np.asarray(map_coordinates(confidence, grid, order=1, mode="nearest"))
 
 
-def rejected(confidence: Array, smallest: int = CLUSTER) -> Array:
+def rejected(confidence: Array, smallest: int = CLUSTER) -> NDArray[np.bool_]:
     """Areas whose content differs, without the single pixels and edges that merely fit badly: bool (h, w).
 
     `smallest`: their least side, HSI pixels.

@@ -14,7 +14,7 @@ from torch import Tensor
 from hsi_fuse.align import resample
 from hsi_fuse.errors import AlignmentError
 from hsi_fuse.raster import Raster
-from hsi_fuse.registration.confidence import confidence_map
+from hsi_fuse.registration.confidence import AREAS, PIXELS, Misfit, rejected
 from hsi_fuse.registration.displacement import Displacement
 from hsi_fuse.registration.evidence import Evidence
 from hsi_fuse.registration.fit import Mapped, fit
@@ -80,6 +80,8 @@ class Registered:
         The guide resampled to the target grid.
     confidence : ndarray (h, w)
         0 to 1; low where the guide shows something else than the HSI.
+    changed : ndarray (h, w), bool
+        Areas where it does: clouds, changes; not pixels and edges that merely fit badly.
     before, after : ndarray (p, 4)
         Tie points: column, row, residual shift in columns and rows, HSI pixels; of the start, and of
         mappings fitted without the tie point's own pixels. The same points: near a start that is far off no
@@ -97,6 +99,7 @@ class Registered:
     guide: NDArray[np.float32]
     guide_weight: NDArray[np.float32]
     confidence: Array
+    changed: NDArray[np.bool_]
     before: Array
     after: Array
     evidence: Evidence
@@ -181,7 +184,7 @@ def register_pair(
             break
     on_turn(TURNS, TURNS)
     assert best is not None
-    seen = Observer(best.state.whole, best.psf, ratio, thin=False)
+    misfit = Misfit.of(Observer(best.state.whole, best.psf, ratio, thin=False), best.fitted)
     return Registered(
         best.mapping,
         best.bend,
@@ -189,7 +192,8 @@ def register_pair(
         best.sensed,
         best.guide,
         best.guide_weight,
-        confidence_map(seen, best.fitted),
+        misfit.confidence(PIXELS),
+        rejected(misfit.confidence(AREAS)),
         *held_out(best.state, best.fitted, best.psf, ratio, options),
         best.state.responses,
     )
