@@ -34,6 +34,9 @@ ENOUGH_FOR_EACH = 16
 """HSI pixels under the guide for each coefficient; where there are less, those at the guide's rim count too.
 Only there: a cloud at the rim goes on beyond it, and bends the mapping before it is known for one."""
 
+IN_PROPORTION = 0.003
+"""Squared error of a bright pixel, as a share of its contrast, that a PSF or place half known may make."""
+
 
 class Mapped(Protocol):
     """A mapping `base(place + shift(place))` and what is known of it: of `Fitted` what all have."""
@@ -182,7 +185,7 @@ def _linearise(
     weight, m = seen.support if plenty else seen.weight, len(seen.values)
     if weight.sum() < 2 * len(observer.design):
         raise AlignmentError("the mapping slid off the reference")
-    weight, residual, span = robust_regression(seen.values, observer.design, weight, weigh)
+    weight, residual, span = robust_regression(seen.values, observer.design, weight, weigh, IN_PROPORTION)
     root = np.sqrt(weight)
     count = weight.sum()
     # what the displacement itself explains costs freedom too; never more than it has

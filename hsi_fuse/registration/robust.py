@@ -72,22 +72,35 @@ def _likelihood(values: Array) -> Array:
 
 
 def robust_regression(
-    values: Array, design: Array, support: Array, weigh: Weigh = tukey
+    values: Array, design: Array, support: Array, weigh: Weigh = tukey, in_proportion: float = 0.0
 ) -> tuple[Array, Array, Array]:
     """Regress values (m, N) on design (p, N) with robust weights, the worst band of each sample.
+
+    Parameters
+    ----------
+    in_proportion : float
+        Square of the error, as a share of a sample's contrast to all, that is no outlier. Such a sample
+        weighs what the noise variance is of its own: where all else is a dull sea, the few bright pixels,
+        which tell most of the place, miss by many deviations of the sea's and would not count at all.
 
     Returns
     -------
     weight (N,), residual (m, N), span (N, p)
         `span`: orthonormal columns that span sqrt(weight) design.
     """
-    weight = support
+    weight, inside = support, support > 0
+    contrast = values[:, inside] - np.median(values[:, inside], axis=1, keepdims=True)
     for _ in range(ROUNDS_OF_WEIGHTS):
         residual, _ = _regress(values, design, weight)
-        weight = np.ones_like(support)
-        inside = support > 0
-        weight[inside] = weigh(torch.from_numpy(residual[:, inside])).numpy()
-        weight = weight * support
+        missed = residual[:, inside]
+        kept = weigh(torch.from_numpy(missed)).numpy()
+        if in_proportion:
+            noise = (1.4826 * np.median(np.abs(missed), axis=1, keepdims=True)) ** 2
+            share = noise / np.maximum(noise + in_proportion * contrast**2, 1e-30)
+            spared = weigh(torch.from_numpy(missed * np.sqrt(share))).numpy() * share.min(0)
+            kept = np.maximum(kept, spared)
+        weight = np.zeros_like(support)
+        weight[inside] = kept * support[inside]
     residual, span = _regress(values, design, weight)
     return weight, residual, span
 
