@@ -285,7 +285,8 @@ def test_the_quadratic_is_the_data_term_about_the_mapping(bent):
     linear = module._linearise(observer, seen, basis, now, 0.0, tukey)
     clear = linear.residual[:, 0] != 0
     assert clear.all()
-    weight, residual, _ = robust_regression(seen.values, observer.design, seen.support, tukey)
+    how = tukey, module.IN_PROPORTION
+    weight, residual, _ = robust_regression(seen.values, observer.design, seen.support, *how)
     sigma = (residual[:, 0] / linear.residual[:, 0])[:, None]
 
     def misfit(parameters) -> float:

@@ -25,6 +25,24 @@ def test_robust_regression_finds_the_line_among_outliers():
     assert residual[0, inside].std() == pytest.approx(0.01, rel=0.1)
 
 
+def test_bright_samples_that_miss_in_proportion_count_and_others_still_do_not():
+    rng = np.random.default_rng(4)
+    design = np.stack([np.ones(600), rng.standard_normal(600)])
+    design[1, :20] += 100  # bright, on a dull sea
+    values = design[1:] + 0.01 * rng.standard_normal((1, 600))
+    values[0, :10] += 5  # a twentieth
+    values[0, 10:20] -= 100  # not there at all
+    values[0, 20:30] += 5  # a change, where all is dull
+    support = np.ones(600)
+    plain, *_ = robust_regression(values, design, support)
+    weight, *_ = robust_regression(values, design, support, in_proportion=0.003)
+    assert (plain[:30] == 0).all()
+    assert (weight[:10] > 0).all()
+    assert weight[:10].max() < 0.01  # as 5 to the noise, squared
+    assert (weight[10:30] == 0).all()
+    assert (weight[30:] >= plain[30:] - 0.05).all()
+
+
 def test_students_weights_fall_with_the_square_and_never_to_nothing():
     residual = torch.randn(2, 1000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     residual[1, :50] = 30
