@@ -98,10 +98,15 @@ class Cnmf:
         """Unmix both images of `problem`; `start` is not used."""
         return self.unmix(problem, on_step)[0]
 
-    def unmix(self, problem: Problem, on_step: OnStep = silent) -> tuple[StageResult, Unmixing]:
-        """Unmix both images of `problem`, and keep what is needed to unmix others of the scene alike."""
+    def unmix(
+        self, problem: Problem, on_step: OnStep = silent, subspace: Subspace | None = None
+    ) -> tuple[StageResult, Unmixing]:
+        """Unmix both images of `problem`, and keep what is needed to unmix others of the scene alike.
+
+        `subspace`: the HSI's, where it is known.
+        """
         psf, ratio = problem.sensor.psf, problem.ratio
-        subspace = problem_subspace(problem, SUBSPACE)
+        subspace = subspace or problem_subspace(problem, SUBSPACE)
         hsi, guide, mixing = _positive(problem, subspace)
         constants = self._constant(hsi), self._constant(guide)
         coarse, fine = problem.hsi_weight.shape, problem.guide_weight.shape
@@ -124,10 +129,9 @@ class Cnmf:
             for _ in range(self.updates):
                 spectra = _better_spectra(cross, spectra, gram)
             on_step("cnmf", step, self.rounds, 0.0)
-        abundances = self._mixed(hsi, spectra, abundances, constants[0])
         on_step("cnmf", self.rounds, self.rounds, 0.0)
         learned = Unmixing(subspace, *constants, [first, *path], rounds_path, spectra)
-        return _composed(problem, spectra, abundances, sharp), learned
+        return self._composed(problem, hsi, abundances, sharp, learned), learned
 
     def follow(self, problem: Problem, learned: Unmixing) -> StageResult:
         """Unmix a part of a scene by what was learned of the scene: each pixel by the same updates."""
@@ -141,8 +145,21 @@ class Cnmf:
         for seen in learned.fine:
             sharp = self._followed(guide, seen, sharp, learned.guide)
             abundances = blur_down(sharp.view(-1, *fine), psf, ratio).flatten(1)
-        abundances = self._mixed(hsi, learned.spectra, abundances, learned.hsi)
-        return _composed(problem, learned.spectra, abundances, sharp)
+        return self._composed(problem, hsi, abundances, sharp, learned)
+
+    def _composed(
+        self, problem: Problem, hsi: Tensor, abundances: Tensor, sharp: Tensor, learned: Unmixing
+    ) -> StageResult:
+        """The guide's abundances (K, HW) as a result; where there is none, the HSI's, from (K, hw) on."""
+        coarse, fine = problem.hsi_weight.shape, problem.guide_weight.shape
+        sharp = sharp.view(-1, *fine)
+        if not bool((problem.guide_weight >= 1).all() & (problem.hsi_weight > 0).all()):
+            abundances = self._mixed(hsi, learned.spectra, abundances, learned.hsi)
+            plain = upsample(abundances.view(-1, *coarse), problem.ratio).clamp_min(0)
+            sharp = keep_guided(problem, sharp, plain)
+        basis = learned.spectra * problem.hsi_noise[:, None]
+        estimate = Estimate(basis, torch.zeros_like(problem.hsi_noise), sharp)
+        return StageResult(estimate, {"kept": True, "endmembers": len(sharp)})
 
     def _constant(self, data: Tensor) -> float:
         """What stands under data (b, N) and spectra to hold mixtures to sum-to-one."""
@@ -237,13 +254,3 @@ def _positive(problem: Problem, subspace: Subspace) -> tuple[Tensor, Tensor, Ten
     hsi = fill_nearest(problem.hsi, problem.hsi_weight).flatten(1) / problem.hsi_noise[:, None]
     guide = (model.guide + level).flatten(1)
     return hsi.clamp_min(0), guide.clamp_min(0), sensor.srf * problem.hsi_noise / deviation[:, None]
-
-
-def _composed(problem: Problem, spectra: Tensor, abundances: Tensor, sharp: Tensor) -> StageResult:
-    """The result of spectra (n, K), the HSI's abundances (K, hw) and the guide's (K, HW)."""
-    coarse, fine = problem.hsi_weight.shape, problem.guide_weight.shape
-    plain = upsample(abundances.view(-1, *coarse), problem.ratio).clamp_min(0)
-    sharp = keep_guided(problem, sharp.view(-1, *fine), plain)
-    basis = spectra * problem.hsi_noise[:, None]
-    estimate = Estimate(basis, torch.zeros_like(problem.hsi_noise), sharp)
-    return StageResult(estimate, {"kept": True, "endmembers": len(sharp)})

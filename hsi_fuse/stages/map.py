@@ -87,7 +87,7 @@ class Lesson:
     def of(cls, scene: Problem, subspace: Subspace) -> tuple[Lesson, Tensor]:
         """Of a reconciled scene; also its unmixing in coefficients (k, H, W)."""
         low = subspace.project(fill_nearest(scene.hsi, scene.hsi_weight))  # (k, h, w)
-        result, unmixing = UNMIXING.unmix(scene)
+        result, unmixing = UNMIXING.unmix(scene, subspace=subspace)
         guess = within(subspace, result.estimate)
         missed = interpolation_error(low, scene.ratio).to(low)
         texture = Texture.of(scene.guide, scene.guide_weight)
@@ -131,7 +131,7 @@ def around_interpolation(problem: Problem, subspace: Subspace, options: MapOptio
 def around_unmixing(problem: Problem, subspace: Subspace, options: MapOptions) -> tuple[Tensor, int]:
     """MAP coefficients (k, H, W) around a coupled unmixing; also the iterations used."""
     low = subspace.project(fill_nearest(problem.hsi, problem.hsi_weight))  # (k, h, w)
-    unmixed = within(subspace, UNMIXING.unmix(problem)[0].estimate)
+    unmixed = within(subspace, UNMIXING.unmix(problem, subspace=subspace)[0].estimate)
     return solve_map(problem, subspace, anchor(problem, low, unmixed), options)
 
 
