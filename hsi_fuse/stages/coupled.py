@@ -53,6 +53,7 @@ class Coupled(MapOptions):
     steps : int
         Most training steps.
     learning_rate : float
+        Of Adam's steps; `ORTHOGONAL_RATE` times that of the orthogonal ones.
     hidden : int
         Width of the network.
     endmembers : int
