@@ -282,7 +282,7 @@ def test_the_quadratic_is_the_data_term_about_the_mapping(bent):
 
     seen = observer.see(START, displaced(now))
     basis = PixelBasis(observer.columns, observer.rows, displaced(now))
-    linear = module._linearise(observer, seen, basis, now, 0.0, tukey)
+    linear = module._linearise(observer, seen, basis, now, 0.0, tukey, module.IN_PROPORTION)
     clear = linear.residual[:, 0] != 0
     assert clear.all()
     how = tukey, module.IN_PROPORTION

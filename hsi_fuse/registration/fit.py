@@ -107,6 +107,7 @@ def fit(
     start: Move | None = None,
     weigh: Weigh = tukey,
     near: float = 0.0,
+    bright: bool = False,
 ) -> Fitted:
     """Gauss-Newton from `base` (and `start`), until nothing moves.
 
@@ -126,6 +127,9 @@ def fit(
         Robust weights (N,) of residuals (m, N).
     near : float
         Correlation length of a field that fits such a pair, HSI pixels: few others are tried. 0: all are.
+    bright : bool
+        Whether bright pixels that misfit in proportion to their contrast count (`IN_PROPORTION`). With a
+        local field they do; a polynomial, where a field is missing, may go astray by them.
 
     Raises
     ------
@@ -138,10 +142,10 @@ def fit(
     basis = PixelBasis(observer.columns, observer.rows, shift)
     priors = priors_of(model, shape, splines, near)
     likely: dict[float, int] = {}
-    freedom = 0.0
+    freedom, spared = 0.0, IN_PROPORTION if local or bright else 0.0
     for step in range(iterations):
         seen = observer.see(base, shift)
-        linear = _linearise(observer, seen, basis, shift.parameters, freedom, weigh)
+        linear = _linearise(observer, seen, basis, shift.parameters, freedom, weigh, spared)
         answers = [solve(linear, prior, likely.get(prior.length)) for prior in priors]
         likely = {a.prior.length: a.amplitude for a in answers}
         answer = max(answers, key=lambda a: a.evidence)
@@ -179,13 +183,14 @@ def _linearise(
     now: Array,
     freedom: float,
     weigh: Weigh,
+    in_proportion: float,
 ) -> Quadratic:
     raw = basis.at
     plenty = seen.support.sum() > ENOUGH_FOR_EACH * len(observer.design)
     weight, m = seen.support if plenty else seen.weight, len(seen.values)
     if weight.sum() < 2 * len(observer.design):
         raise AlignmentError("the mapping slid off the reference")
-    weight, residual, span = robust_regression(seen.values, observer.design, weight, weigh, IN_PROPORTION)
+    weight, residual, span = robust_regression(seen.values, observer.design, weight, weigh, in_proportion)
     root = np.sqrt(weight)
     count = weight.sum()
     # what the displacement itself explains costs freedom too; never more than it has

@@ -282,7 +282,10 @@ def _begun(
     begun: list[tuple[State, list[Half]]] = []
     for i, state in enumerate(states):
         try:
+            anew = replace(state, bright=True)
             state, near = state.fitted(psf, ratio, stiff, local=False)
+            if state.bent:  # what is bright lies where the curve is steep, and is lost first
+                state, near = anew.fitted(psf, ratio, stiff, local=False)
             state = state.without_changes(near, psf, ratio)
             if state.bent:  # a cloud bends the curve, and a bent curve explains the cloud's rim
                 state, near = state.fitted(psf, ratio, stiff, local=False)

@@ -42,6 +42,8 @@ class State:
         All of its valid pixels.
     length : float
         Of the local field, HSI pixels; 0 as long as there is none.
+    bright : bool
+        Whether bright pixels that misfit in proportion to their contrast count for a polynomial (`fit.fit`).
     """
 
     raw: Pair
@@ -51,6 +53,7 @@ class State:
     spectra: NDArray[np.float32]
     weight: Tensor
     length: float = 0.0
+    bright: bool = False
 
     @property
     def pair(self) -> Pair:
@@ -109,4 +112,4 @@ def fit_mapping(
     """The mapping from a state on, of the pixels that an observer looks at; `sampled`: see `fit_fields`."""
     if local:
         return fit_fields(observer, state.base, model, iterations, state.shift, state.length, sampled)
-    return fit(observer, state.base, model, iterations=iterations, start=state.shift)
+    return fit(observer, state.base, model, iterations=iterations, start=state.shift, bright=state.bright)
