@@ -58,6 +58,7 @@ def test_sensors_are_learned_over_wavelengths_and_kept_in_the_order_of_the_file(
             guide=np.zeros((4, 4 * height, 4 * width), np.float32),
             guide_weight=np.ones((4 * height, 4 * width), np.float32),
             confidence=np.ones((height, width), np.float32),
+            changed=np.zeros((height, width), bool),
             before=np.zeros((0, 4)),
             after=np.zeros((0, 4)),
             evidence=SimpleNamespace(probability=1.0, deviation_hsi_px=0.1),
