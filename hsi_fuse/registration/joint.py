@@ -284,7 +284,7 @@ def _begun(
         try:
             anew = replace(state, bright=True)
             state, near = state.fitted(psf, ratio, stiff, local=False)
-            if state.bent:  # what is bright lies where the curve is steep, and is lost first
+            if state.bent:  # measured, not understood: here bright pixels help a polynomial, elsewhere not
                 state, near = anew.fitted(psf, ratio, stiff, local=False)
             state = state.without_changes(near, psf, ratio)
             if state.bent:  # a cloud bends the curve, and a bent curve explains the cloud's rim

@@ -45,8 +45,9 @@ class Coupled(MapOptions):
 
     Deviations from CUCaNet: one encoder (guide -> abundances) instead of two, per-pixel instead of 5 x 5,
     softmax with an illumination scale instead of a clamp, a signed residual in the subspace for what the
-    endmembers cannot carry, squared losses in noise units instead of L1, SRF and PSF given, and training on
-    crops with a stop on held-out HSI pixels instead of a fixed number of whole-image epochs.
+    endmembers cannot carry, squared losses in noise units instead of L1, SRF and PSF given, training on
+    crops with a stop on held-out HSI pixels instead of a fixed number of whole-image epochs, and Muon beside
+    Adam (`optimise.Descent`).
 
     Attributes
     ----------
