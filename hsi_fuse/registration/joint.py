@@ -25,6 +25,7 @@ from hsi_fuse.registration.heldout import (
     halves_of,
     held_out,
     information_of,
+    said_in_all,
 )
 from hsi_fuse.registration.register import RegisterOptions, locate
 from hsi_fuse.registration.response import Response
@@ -277,7 +278,10 @@ def _whole(fitted: Mapped, bend: NDArray[np.float32] | None) -> tuple[Affine, ND
 def _begun(
     states: Sequence[State], psf: Tensor, ratio: int, options: RegisterOptions
 ) -> tuple[State, list[Half]]:
-    """Of states at several places the one that says most of pixels it has not seen; no local field yet."""
+    """Of states at several places the one that says most of pixels it has not seen; no local field yet.
+
+    Of all of them together: the smaller its overlap, the better a wrong place fits.
+    """
     stiff = replace(options, local=False)
     begun: list[tuple[State, list[Half]]] = []
     for i, state in enumerate(states):
@@ -296,4 +300,4 @@ def _begun(
         except AlignmentError:
             if not begun and i == len(states) - 1:
                 raise
-    return max(begun, key=lambda one: information_of(one[1]))
+    return max(begun, key=lambda one: said_in_all(one[1]))

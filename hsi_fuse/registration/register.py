@@ -114,8 +114,8 @@ def locate(pair: Pair, options: RegisterOptions, georeferenced: bool) -> list[Af
     The search's best candidates are each refined on the pooled pair; the one that says most of the guide over
     the largest overlap wins and is refined from coarse to fine. Where even that leaves much unexplained,
     clouds or a bent response may hide the right place: candidates are sought also with the guide's unusual
-    values clipped, and by a curve in the HSI's leading coefficients; and others that say nearly as much may
-    be right too.
+    values clipped, and by a curve in the HSI's leading coefficients; others that say nearly as much may be
+    right too, and so may the georeferencing, which comes last then.
 
     Raises
     ------
@@ -137,8 +137,12 @@ def locate(pair: Pair, options: RegisterOptions, georeferenced: bool) -> list[Af
     if not trials:
         raise AlignmentError("too little of the HSI lies under the reference to align them")
     apart = _apart(trials, pair.shape, factor)
-    apart = apart[: most if apart[0].score > PROMISING else 1]
-    close = [t for t in apart if t.score > apart[0].score - NEARLY]
+    if most == 1 or apart[0].score <= PROMISING:
+        return [_refined_to_full(pair, apart[0].mapping, factor, options.model)]
+    close = [t for t in apart[:most] if t.score > apart[0].score - NEARLY]
+    claimed = _Trial(-np.inf, pair.start * Affine.scale(factor))
+    if georeferenced:
+        close = _apart([*close, claimed], pair.shape, factor)
     return [_refined_to_full(pair, t.mapping, factor, options.model) for t in close]
 
 
