@@ -14,10 +14,10 @@ from hsi_fuse.stages.cnmf import Cnmf, Unmixing
 from hsi_fuse.stages.sylvester import interpolation_error
 from hsi_fuse.subspace import Subspace, fill_nearest, problem_subspace, upsample
 
-UNMIXING = Cnmf(updates=100, sum_to_one=0.5, learners=1 << 12)
-"""How the scene is unmixed for a prior: half the stage's updates, as `solve_map` brings in the data again,
-and a firmer sum-to-one, which steadies mixtures that a guide of few bands leaves open. A few thousand pixels
-teach the spectra."""
+UNMIXING = Cnmf(updates=100, rounds=2, sum_to_one=0.5, learners=1 << 12)
+"""How the scene is unmixed for a prior: half the stage's updates and two rounds of its three, as `solve_map`
+brings in the data again, and a firmer sum-to-one, which steadies mixtures that a guide of few bands leaves
+open. A few thousand pixels teach the spectra."""
 
 
 @dataclass(frozen=True)
