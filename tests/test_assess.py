@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import convolve1d, gaussian_filter
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hsi_fuse.blocks import Interpolation
@@ -173,6 +173,22 @@ def test_sharpness_is_neither_blamed_on_the_references_noise_nor_hidden_by_it():
     assert torch.allclose(gains[0], torch.ones(4), atol=0.05)
     assert torch.allclose(gains[1], torch.ones(4), atol=0.15)
     assert gains[2].max() < 0.8
+
+
+def test_detail_is_not_blamed_on_the_references_resampling(scene):
+    """It takes what is finest; what a larger pixel takes is missed."""
+    problem, truth = scene
+
+    def detail(taps: list[float]) -> float:
+        guide = problem.guide.double().numpy()
+        for axis in (1, 2):
+            guide = convolve1d(guide, taps, axis)
+        lossy = replace(problem, guide=torch.from_numpy(guide).to(problem.guide))
+        spatial = assess(lossy, truth, interpolate(problem), solvers={}).figures["spatial"]
+        return spatial["product"]["missed_highpass"]
+
+    assert detail([0.1, 0.8, 0.1]) < AssessOptions().detail_green
+    assert detail([0.2] * 5) > AssessOptions().detail_green
 
 
 def test_the_degraded_noise_is_what_it_says(scene):

@@ -219,6 +219,16 @@ def test_high_pass_against_scipy(pair):
         assert np.allclose(got, (band - mean) * m, atol=1e-9)
 
 
+def test_low_pass_is_the_rest_and_passes_so_much_noise():
+    noise = torch.randn(2, 200, 200, generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(200, 200, dtype=torch.bool)
+    mask[50:60, 80:90] = False
+    low = metrics.low_pass(noise, 0.7, mask)
+    assert torch.allclose(low + metrics.high_pass(noise, 0.7, mask), noise * mask, atol=1e-6)
+    inner = low[:, 100:-10, 10:-10]
+    assert float(inner.var()) == pytest.approx(metrics.noise_passed(0.7), rel=0.05)
+
+
 def test_high_pass_correlation_sees_detail_only(pair):
     e, t = pair
     ramp = torch.linspace(0, 50, 64)[None, None, :].expand_as(t)

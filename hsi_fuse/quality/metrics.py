@@ -22,7 +22,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hsi_fuse.quality.windowed import BLOCK, band_mean, high_pass, positive, q2n, ssim, uiqi, valid
+from hsi_fuse.quality.windowed import (
+    BLOCK,
+    band_mean,
+    high_pass,
+    low_pass,
+    noise_passed,
+    positive,
+    q2n,
+    ssim,
+    uiqi,
+    valid,
+)
 
 __all__ = [
     "BLOCK",
@@ -34,7 +45,9 @@ __all__ = [
     "ergas",
     "high_pass",
     "high_pass_correlation",
+    "low_pass",
     "moments",
+    "noise_passed",
     "positive",
     "psnr",
     "psnr_global",

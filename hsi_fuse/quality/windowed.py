@@ -135,6 +135,19 @@ def high_pass(image: Tensor, sigma: float, mask: Tensor | None = None) -> Tensor
     )
 
 
+def low_pass(image: Tensor, sigma: float, mask: Tensor | None = None) -> Tensor:
+    """The Gaussian mean that `high_pass` takes away; (bands, H, W), 0 outside the mask."""
+    return image * valid(image, mask, 0) - high_pass(image, sigma, mask)
+
+
+def noise_passed(sigma: float) -> float:
+    """Share of white noise's variance that `low_pass` lets through."""
+    reach = int(4 * sigma + 0.5)
+    point = torch.zeros(2 * reach + 1, 2 * reach + 1)
+    point[reach, reach] = 1
+    return float((_gaussian(point, sigma, reach) ** 2).sum())
+
+
 def valid(image: Tensor, mask: Tensor | None, border: int) -> Tensor:
     """The pixels that count, bool (H, W)."""
     keep = _inside(image.shape[1:], border, image.device)
