@@ -5,7 +5,7 @@
 #   make check       ruff and mypy
 #   make docs        the documentation, in out/docs (warnings are errors)
 #   make benchmark   quality on simulated pairs, under 20 minutes (BENCHMARK="options of benchmarks.fusion")
-#   make benchmark-full   every protocol, three seeds: hours
+#   make benchmark-full   every protocol, three seeds: two to three hours
 #   make benchmark-batch   thirty small scenes, killed twenty times (BENCHMARK="options of benchmarks.batch")
 #   make benchmark-scale   time, memory and seams on large scenes (BENCHMARK="options of benchmarks.scale")
 #   make benchmark-sabotage   is the verdict right: good and spoilt runs, about 10 minutes
