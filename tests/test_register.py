@@ -11,10 +11,8 @@ from synthetic import COLUMNS, MARGIN, PSF, RATIO, ROWS, astray, cut, unregister
 from hsi_fuse.errors import AlignmentError
 from hsi_fuse.registration import register
 from hsi_fuse.registration.fit import fit
-from hsi_fuse.registration.heldout import Half, information_of, said_in_all
 from hsi_fuse.registration.register import MODELS, RegisterOptions, locate
 from hsi_fuse.registration.search import Range
-from hsi_fuse.registration.ties import Prediction
 from hsi_fuse.registration.warp import Observer, Pair
 
 CENTRE = (RATIO * COLUMNS / 2 + MARGIN, RATIO * ROWS / 2 + MARGIN)
@@ -143,18 +141,6 @@ def test_in_doubt_the_georeferencing_is_a_place_too(monkeypatch, quick, pair, do
     places = locate(pair, RegisterOptions(free_scale=1.05), bool(georeferenced))
     assert (places[-1] == pair.start) == there
     assert places[0] != pair.start
-
-
-def test_places_are_judged_by_what_they_say_of_all_the_hsi():
-    """A wrong place with little overlap fits its few pixels well."""
-
-    def half(information: float, told: int) -> Half:
-        errors = np.where(np.arange(100) < told, 1.0, np.nan).reshape(10, 10)
-        return Half(torch.zeros(10, 10), None, None, Prediction(0.1, information, errors))
-
-    wide, narrow = [half(1.3, 40), half(1.3, 38)], [half(1.5, 20), half(1.5, 21)]
-    assert said_in_all(wide) > said_in_all(narrow)
-    assert information_of(wide) < information_of(narrow)
 
 
 def test_values_without_weight_change_nothing(quick, pair):

@@ -89,11 +89,6 @@ def information_of(halves: Sequence[Half]) -> float:
     return float(np.mean([half.prediction.information for half in halves]))
 
 
-def said_in_all(halves: Sequence[Half]) -> float:
-    """The same, of all those pixels together, nats for each band: a large overlap says more."""
-    return sum(h.prediction.information * int(np.isfinite(h.prediction.errors).sum()) for h in halves)
-
-
 def clearly_worse(bent: list[Half], plain: list[Half]) -> bool:
     """Whether mappings with a local field say clearly less of pixels they have not seen than without.
 

@@ -25,7 +25,6 @@ from hsi_fuse.registration.heldout import (
     halves_of,
     held_out,
     information_of,
-    said_in_all,
 )
 from hsi_fuse.registration.register import RegisterOptions, locate
 from hsi_fuse.registration.response import Response
@@ -281,10 +280,7 @@ def _whole(fitted: Mapped, bend: NDArray[np.float32] | None) -> tuple[Affine, ND
 def _begun(
     states: Sequence[State], psf: Tensor, ratio: int, options: RegisterOptions
 ) -> tuple[State, list[Half]]:
-    """Of states at several places the one that says most of pixels it has not seen; no local field yet.
-
-    Of all of them together: the smaller its overlap, the better a wrong place fits.
-    """
+    """Of states at several places the one that says most of pixels it has not seen; no local field yet."""
     stiff = replace(options, local=False)
     begun: list[tuple[State, list[Half]]] = []
     for i, state in enumerate(states):
@@ -303,5 +299,5 @@ def _begun(
         except AlignmentError:
             if not begun and i == len(states) - 1:
                 raise
-    says = [said_in_all(halves) for _, halves in begun]
+    says = [information_of(halves) for _, halves in begun]
     return begun[next(i for i, said in enumerate(says) if said >= max(says) - AS_MUCH * abs(max(says)))]
