@@ -16,8 +16,6 @@ from torch import Tensor
 
 STRIP = 16
 """HSI pixels along an axis that one matrix product makes."""
-LEAST_TERM = 1e-5
-"""Of a PSF's separable terms, as a share of the largest: less is rounding, or lost in 16 bits."""
 
 
 def psf_padding(size: int, ratio: int) -> int:
@@ -75,7 +73,7 @@ class Blur:
         """For coarse images of `shape` (h, w), of the type and on the device of `like`."""
         psf, reach = _padded(psf.detach().cpu().double(), ratio)
         left, values, right = torch.linalg.svd(psf)
-        rank = max(int((values > values[0] * LEAST_TERM).sum()), 1)
+        rank = max(int((values > values[0] * torch.finfo(like.dtype).eps).sum()), 1)
         down, across = left.T[:rank] * values[:rank, None], right[:rank]
         rows, columns = (
             _strips(taps.to(like), ratio, reach, size)
