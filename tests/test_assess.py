@@ -8,68 +8,22 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from scipy.ndimage import convolve1d, gaussian_filter
+from scipy.ndimage import convolve1d
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hsi_fuse.blocks import Interpolation
 from hsi_fuse.errors import SolveError
-from hsi_fuse.physics import blur_down, gaussian_psf, mix_bands
+from hsi_fuse.physics import mix_bands
 from hsi_fuse.problem import Estimate, Problem
 from hsi_fuse.quality import checks, metrics
 from hsi_fuse.quality import cube as streamed
 from hsi_fuse.quality.assess import SCHEMA, AssessOptions, Quality, assess, plain
 from hsi_fuse.quality.cube import StreamedCube
-from hsi_fuse.quality.reduced import degrade, reduce_problem, reduction_factor
+from hsi_fuse.quality.reduced import reduce_problem
 from hsi_fuse.quality.verdict import baseline_wins, judge
 from hsi_fuse.report.pictures import take_pictures
-from hsi_fuse.sensor import Sensor
 from hsi_fuse.subspace import interpolate
-
-RATIO, BANDS, MATERIALS = 4, 20, 3
-WAVELENGTHS = np.linspace(420, 900, BANDS)
-GOOD_REGISTRATION = {"rrmse_px": 0.1, "count": 40}
-
-
-def make_scene(size: int = 128, noise: float = 0.002, seed: int = 3) -> tuple[Problem, Estimate]:
-    """A problem and its truth: materials in crisp random patches, four broad guide bands."""
-    rng = np.random.default_rng(seed)
-    fields = np.stack([gaussian_filter(rng.standard_normal((size, size)), 3) for _ in range(MATERIALS)])
-    winner = fields.argmax(0)
-    abundances = np.stack([gaussian_filter((winner == i).astype(float), 0.7) for i in range(MATERIALS)])
-    abundances *= 0.7 + 0.3 * rng.random((size, size))
-    x = np.linspace(0, 1, BANDS)
-    spectra = np.stack([0.1 + 0.3 * x, 0.35 - 0.2 * x, 0.15 + 0.3 * np.exp(-(((x - 0.6) / 0.15) ** 2))], 1)
-    truth = Estimate(
-        torch.from_numpy(spectra).float(), torch.zeros(BANDS), torch.from_numpy(abundances).float()
-    )
-    centres = (470, 560, 660, 800)
-    srf = np.stack([np.exp(-(((WAVELENGTHS - c) / 45) ** 2)) for c in centres])
-    srf = torch.from_numpy(srf / srf.sum(1, keepdims=True)).float()
-    sensor = Sensor(srf, torch.full((4,), 0.01), gaussian_psf(RATIO, 4.0), RATIO)
-    cube = truth.rows(0, size)
-    low = size // RATIO
-    hsi = blur_down(cube, sensor.psf, RATIO)
-    guide = mix_bands(cube, srf) + 0.01
-    torch.manual_seed(seed)
-    hsi = hsi + noise * torch.randn_like(hsi)
-    guide = guide + noise * torch.randn_like(guide)
-    ones = torch.ones
-    problem = Problem(
-        hsi, ones(low, low), guide, ones(size, size), sensor,
-        torch.full((BANDS,), max(noise, 1e-6)), torch.full((4,), max(noise, 1e-6)),
-    )  # fmt: skip
-    return problem, truth
-
-
-def regression(problem: Problem) -> Estimate:
-    """The simplest fusion there is: bands regressed on the degraded guide, applied to the guide."""
-    low = blur_down(problem.guide, problem.sensor.psf, problem.ratio)  # (m, h, w)
-    seen = blur_down(problem.guide_weight[None], problem.sensor.psf, problem.ratio)[0]
-    keep = (problem.hsi_weight > 0) & (seen > 0.99)
-    design = torch.cat([low[:, keep], torch.ones(1, int(keep.sum()))]).T.double()
-    weights = torch.linalg.lstsq(design, problem.hsi[:, keep].T.double()).solution.float()  # (m + 1, n)
-    return Estimate(weights[:-1].T.contiguous(), weights[-1], problem.guide)
-
+from tests.assessed import BANDS, GOOD_REGISTRATION, WAVELENGTHS, make_scene, regression
 
 SOLVERS = {"product": regression, "interpolation": interpolate}
 
@@ -129,13 +83,6 @@ def test_plain_has_no_infinity():
     assert plain(mapping) == {"a": None, "b": [1.0, None], "c": 2.0, "4": [True, None]}
 
 
-def test_degrading_the_factors_is_degrading_the_cube(scene):
-    problem, truth = scene
-    shifted = replace(truth, mean=torch.linspace(0, 1, BANDS))
-    whole = blur_down(shifted.rows(0, 128), problem.sensor.psf, RATIO)
-    assert torch.allclose(degrade(shifted, problem.sensor.psf, RATIO), whole, atol=1e-6)
-
-
 def test_synthesis_scores_a_known_answer(good, scene):
     part = good.figures["synthesis"]
     assert part["assessable"]
@@ -145,15 +92,6 @@ def test_synthesis_scores_a_known_answer(good, scene):
     expected = metrics.psnr(found.rows(0, 32), scene[0].hsi, border=part["border"])
     assert part["results"]["product"]["psnr_db"] == pytest.approx(expected, rel=1e-5)
     assert part["results"]["product"]["psnr_db"] > part["results"]["interpolation"]["psnr_db"] + 5
-
-
-def test_the_degraded_pair_obeys_the_model():
-    problem, _ = make_scene(noise=0.0)
-    pair = reduce_problem(problem, 2)
-    seen = mix_bands(pair.truth, problem.sensor.srf) + 0.01
-    assert torch.allclose(pair.problem.guide, seen, atol=1e-5)
-    assert torch.allclose(blur_down(pair.truth, pair.problem.sensor.psf, 2), pair.problem.hsi, atol=1e-6)
-    assert pair.problem.sensor.psf_fwhm[0] == pytest.approx(problem.sensor.psf_fwhm[0] / 2, rel=0.05)
 
 
 def test_sharpness_is_neither_blamed_on_the_references_noise_nor_hidden_by_it():
@@ -189,51 +127,6 @@ def test_detail_is_not_blamed_on_the_references_resampling(scene):
 
     assert detail([0.1, 0.8, 0.1]) < AssessOptions().detail_green
     assert detail([0.2] * 5) > AssessOptions().detail_green
-
-
-def test_the_degraded_noise_is_what_it_says(scene):
-    problem, truth = scene
-    pair = reduce_problem(problem, 4)
-    assert pair.problem.sensor.psf is problem.sensor.psf
-    left = pair.problem.guide - mix_bands(pair.truth, problem.sensor.srf) - 0.01
-    assert left.std().item() == pytest.approx(pair.problem.guide_noise.mean().item(), rel=0.15)
-    clean = blur_down(blur_down(truth.rows(0, 128), problem.sensor.psf, 4), problem.sensor.psf, 4)
-    noise = (pair.problem.hsi - clean).std().item()
-    assert noise == pytest.approx(pair.problem.hsi_noise.mean().item(), rel=0.15)
-
-
-def test_nodata_does_not_leak_into_the_degraded_pair(scene):
-    problem, _ = scene
-    weight, guide_weight = problem.hsi_weight.clone(), problem.guide_weight.clone()
-    weight[:9, :7] = 0
-    guide_weight[:, 90:] = 0
-    holed = replace(problem, hsi=problem.hsi * weight, hsi_weight=weight,
-                    guide=problem.guide * guide_weight, guide_weight=guide_weight)  # fmt: skip
-    pair = reduce_problem(holed, 2)
-    inside = pair.problem.hsi_weight > 0
-    assert not inside[:4, :3].any()
-    assert pair.problem.hsi[:, inside].min() > 0.5 * problem.hsi.min()
-    covered = pair.problem.guide_weight > 0
-    assert not covered[:, 24:].any()
-    assert covered[:, :22].all()
-    assert pair.problem.guide[:, covered].min() > 0.5 * problem.guide.min()
-    assert pair.mask.sum() == 32 * 32 - 63
-
-
-def test_sizes_that_are_no_multiple_are_cropped(scene):
-    problem, _ = scene
-    part = replace(
-        problem,
-        hsi=problem.hsi[:, :31, :29],
-        hsi_weight=problem.hsi_weight[:31, :29],
-        guide=problem.guide[:, :124, :116],
-        guide_weight=problem.guide_weight[:124, :116],
-    )
-    pair = reduce_problem(part, 3)
-    assert pair.problem.guide.shape == (4, 30, 27)
-    assert pair.problem.hsi.shape == (BANDS, 10, 9)
-    assert reduction_factor(part, 10) == 2
-    assert reduction_factor(part, 16) is None
 
 
 SABOTAGE = {

@@ -12,7 +12,7 @@ from hsi_fuse.quality import checks
 from hsi_fuse.quality.cube import StreamedCube
 from hsi_fuse.quality.reduced import degrade
 from hsi_fuse.subspace import interpolate
-from tests.test_assess import RATIO, make_scene
+from tests.assessed import RATIO, make_scene
 
 
 @pytest.fixture(scope="module")

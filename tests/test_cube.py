@@ -15,7 +15,7 @@ from hsi_fuse.quality.assess import assess
 from hsi_fuse.quality.cube import BLOCK_VALUES, StreamedCube, block_rows
 from hsi_fuse.report.pictures import take_pictures
 from hsi_fuse.subspace import interpolate
-from tests.test_assess import WAVELENGTHS, make_scene
+from tests.assessed import WAVELENGTHS, make_scene
 
 
 @pytest.fixture

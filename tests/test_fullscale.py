@@ -11,7 +11,7 @@ from hsi_fuse.physics import blur_down
 from hsi_fuse.quality.fullscale import BLOCK_HSI_PX, full_scale
 from hsi_fuse.quality.metrics import uiqi
 from hsi_fuse.subspace import interpolate
-from tests.test_assess import make_scene
+from tests.assessed import make_scene
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from hsi_fuse.report import plots
 from hsi_fuse.report.page import render
 from hsi_fuse.report.pictures import composite, rgb_bands, stretch_limits, take_pictures, view, views_of
 from hsi_fuse.subspace import interpolate
-from tests.test_assess import BANDS, GOOD_REGISTRATION, WAVELENGTHS, make_scene, regression
+from tests.assessed import BANDS, GOOD_REGISTRATION, WAVELENGTHS, make_scene, regression
 
 
 def blended(problem: Problem) -> Estimate:

@@ -6,7 +6,7 @@ from benchmarks import sabotage
 from hsi_fuse.problem import Estimate, Problem
 from hsi_fuse.quality.assess import assess
 from hsi_fuse.subspace import interpolate
-from tests.test_assess import GOOD_REGISTRATION, make_scene, regression
+from tests.assessed import GOOD_REGISTRATION, make_scene, regression
 
 
 def colours(problem: Problem, cube) -> dict[str, str]:
