@@ -129,6 +129,25 @@ def test_detail_is_not_blamed_on_the_references_resampling(scene):
     assert detail([0.2] * 5) > AssessOptions().detail_green
 
 
+def test_detail_below_the_references_noise_is_not_missed():
+    """Between two bands that see the same there is noise, a little more of it than is believed, or detail."""
+    problem, truth = make_scene(noise=0.02)
+    draw = torch.Generator().manual_seed(1)
+    first, noise, more = (torch.randn(128, 128, generator=draw) for _ in range(3))
+    srf, sees = problem.sensor.srf.clone(), problem.guide.clone()
+    srf[3] = srf[2]
+
+    def detail(deviations: float) -> float:
+        seen = mix_bands(truth.rows(0, 128), srf[2:3])[0] + problem.sensor.offset[2]
+        sees[2], sees[3] = seen + 0.02 * first, seen + 0.02 * (noise + deviations * more)
+        alike = replace(problem, guide=sees, sensor=replace(problem.sensor, srf=srf))
+        spatial = assess(alike, truth, interpolate(problem), solvers={}).figures["spatial"]
+        return spatial["product"]["missed_highpass"]
+
+    assert detail(0.9) < AssessOptions().detail_green
+    assert detail(3) > AssessOptions().detail_green
+
+
 SABOTAGE = {
     "radiometry": lambda t: replace(t, basis=1.1 * t.basis),
     "detail": lambda t: replace(t, coefficients=t.coefficients.roll((2, 2), (1, 2))),
@@ -279,6 +298,7 @@ def test_a_product_is_never_whole(monkeypatch):
     block = 1 << 18
     monkeypatch.setattr(streamed, "BLOCK_VALUES", block)
     monkeypatch.setattr(checks, "NOISE_PIXELS", 4000)
+    monkeypatch.setattr("hsi_fuse.report.pictures.BAND_PIXELS", block)
     problem, truth = make_scene(256)
     twice = torch.arange(BANDS).repeat_interleave(2)
     share = problem.sensor.srf[:, twice] / 2

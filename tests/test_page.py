@@ -102,8 +102,22 @@ def test_arrow_keys_walk_over_the_pixels(page):
 def test_another_choice_of_bands_shows_other_pictures(page):
     shown = "[...compare.querySelectorAll('img')].filter(i => !i.hidden).map(i => i.dataset.view).join()"
     assert page.run(shown) == "0,0"
-    page.run("document.querySelectorAll('input[name=view]')[1].click()")
-    assert page.run(shown) == "1,1"
+    page.run("document.getElementById('alone').click()")
+    assert page.run(shown) == "band,band"
+    page.run("document.querySelectorAll('input[name=view]')[0].click()")
+    assert page.run(shown) == "0,0"
+
+
+def test_any_band_is_shown_alone(page):
+    page.run("band.focus()")
+    for number in (1, 2):
+        page.key("ArrowRight", 39)
+        assert page.run("alone.checked")
+        assert page.run("bandname.textContent") == f"{WAVELENGTHS[number]:.0f} nm"
+        shown = page.run("[...compare.querySelectorAll('img')].filter(i => !i.hidden).map(i => i.src)")
+        kept = page.run(f"(d => [d.before[{number}], d.after[{number}]])(JSON.parse(everyband.textContent))")
+        assert shown == kept
+        assert kept[0] != kept[1]
 
 
 def test_anchors_lead_somewhere_and_pictures_are_told(page):

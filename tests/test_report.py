@@ -1,6 +1,7 @@
 """The report page: offline, escaped, complete, reproducible, and its numbers are those of the JSON."""
 
 import base64
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -257,13 +258,32 @@ def test_pixels_to_pick_are_a_grid_of_the_product(scene):
 
 
 def test_views_are_those_the_sensor_has():
-    visible = views_of(BANDS, list(range(400, 800, 20)))
-    assert [name for name, _ in visible] == ["RGB", "480 nm", "660 nm"]
-    whole = views_of(211, np.linspace(400, 2500, 211))
-    assert [name for name, _ in whole][:2] == ["RGB", "SWIR"]
-    assert [len(bands) for _, bands in whole[:3]] == [3, 3, 1]
-    assert len(whole) == 8
-    assert [name for name, _ in views_of(9)] == ["RGB", "band 1", "band 3", "band 6", "band 9"]
+    assert [name for name, _ in views_of(BANDS, list(range(400, 800, 20)))] == ["RGB"]
+    assert [name for name, _ in views_of(211, np.linspace(400, 2500, 211))] == ["RGB", "SWIR"]
+    assert [name for name, _ in views_of(9)] == ["RGB"]
+
+
+def test_every_band_has_a_picture_in_a_stretch_of_its_own(scene, monkeypatch):
+    problem, product = scene
+    monkeypatch.setattr("hsi_fuse.report.pictures.BAND_PIXELS", product.shape[0] * 64 * 64)
+    shown = take_pictures(problem, product, interpolate(problem), WAVELENGTHS).every_band
+    assert shown.after.shape == shown.before.shape == (product.shape[0], 64, 64)
+    for band in (0, product.shape[0] - 1):
+        cells = product.rows(0, 128)[band].reshape(64, 2, 64, 2).mean((1, 3)).numpy()
+        low, high = np.percentile(cells, (2, 98))
+        expected = 255 * np.clip((cells - low) / (high - low), 0, 1)
+        assert np.abs(shown.after[band] - expected).max() <= 0.51
+
+
+def test_single_bands_go_by_wavelength(scene, quality):
+    problem, product = scene
+    pictures = take_pictures(problem, product, interpolate(problem), WAVELENGTHS)
+    told = quality.figures["scene"] | {"wavelengths_nm": WAVELENGTHS[::-1]}
+    backwards = replace(quality, figures=quality.figures | {"scene": told})
+    text = render(backwards, pictures, title="backwards")
+    told = json.loads(re.search('id="everyband">(.*?)</script>', text).group(1))
+    assert told["names"] == [f"{nm:.0f} nm" for nm in sorted(WAVELENGTHS)]
+    assert told["after"][0] == plots.picture_uri(pictures.every_band.after[-1])
 
 
 def test_pictures_give_way_where_a_page_grows_too_large(scene, quality, page, monkeypatch):

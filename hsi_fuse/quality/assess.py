@@ -30,11 +30,14 @@ from hsi_fuse.quality.verdict import judge, own_warnings
 
 __all__ = ["SCHEMA", "AssessOptions", "Quality", "Solver", "assess", "plain", "score"]
 
-SCHEMA = 4
+SCHEMA = 5
 """Version of `quality.schema.json`; it rises when a figure changes its name or meaning."""
 RESAMPLED_PX = 0.7
 """Blur, fine pixels, under which the product's detail is held against the reference's: that was resampled,
 which takes what is finer, and no product has to miss it too."""
+HIDDEN = 2
+"""Variances of the reference's noise that are no detail a product misses: one is its noise, and what is less
+than another cannot be told from noise that is larger, or more alike in neighbours, than is believed."""
 LEAST_SIGNAL = 0.1
 """Share of the reference's detail that is taken for more than noise, however noisy it is."""
 
@@ -221,7 +224,7 @@ def _spatial(problem: Problem, methods: Mapping[str, Cube]) -> tuple[dict[str, A
         through = metrics.high_pass(seen, sigma, mask)
         fine = metrics.moments(through, sharp, mask)
         missed = _covariance(metrics.low_pass(through, RESAMPLED_PX, mask)[:, mask] - kept)
-        missed -= metrics.noise_passed(RESAMPLED_PX) * noise
+        missed -= HIDDEN * metrics.noise_passed(RESAMPLED_PX) * noise
         part[name] = {
             "r2": moments.r2,
             "rmse": moments.rmse,

@@ -45,7 +45,7 @@ class AssessOptions:
         What the degraded product misses of the band that stands out most, over what a band may miss
         (`checks.standing_out`).
     detail_green, detail_amber : float
-        Share of the reference's fine detail that the product misses beyond the reference's noise, in the
+        Share of the reference's fine detail that the product misses beyond what noise hides, in the
         combination of reference bands of which it misses most.
     sharpness_green, sharpness_amber : float
         Contrast of fine detail over that of the guide, worst band, or of detail of the input's pixels over

@@ -27,7 +27,7 @@ REFUSED, HEAD = b"hsi-fuse refusal</title>", 4096
 LARGEST_PAGE = 4_800_000
 """Characters."""
 HARDER = ((88, 1), (75, 1), (60, 1), (60, 2), (40, 4))
-"""JPEG quality and thinning of the views, tried in turn until a page is no larger than that."""
+"""JPEG quality and thinning of the pictures, tried in turn until a page is no larger than that."""
 
 
 def render(
@@ -72,8 +72,9 @@ def render(
         "stages": [_stage(i, stage) for i, stage in enumerate(figures["stages"])],
         "provenance": flat(plain(provenance or {})),
     }
-    for quality_of_jpeg, thin in HARDER:
-        text = page.render(**told, views=_views(pictures, wavelengths, quality_of_jpeg, thin))
+    for harder in HARDER:
+        views = _views(pictures, wavelengths, *harder)
+        text = page.render(**told, views=views, every_band=_every_band(pictures, wavelengths, *harder))
         if len(text) < LARGEST_PAGE:
             break
     return text
@@ -92,6 +93,21 @@ def _views(
         }
         for v in pictures.views
     ]
+
+
+def _every_band(
+    pictures: Pictures, wavelengths_nm: Sequence[float] | None, quality: int, thin: int
+) -> dict[str, Any]:
+    """Names and pictures of the single bands, by wavelength."""
+    shown = pictures.every_band
+    axis = np.arange(len(shown.after)) if wavelengths_nm is None else np.asarray(wavelengths_nm)
+    order = np.argsort(axis, kind="stable")
+
+    def pictured(images: NDArray[np.uint8]) -> list[str]:
+        return [plots.picture_uri(images[b, ::thin, ::thin].copy(), quality=quality) for b in order]
+
+    names = [f"band {b + 1}" if wavelengths_nm is None else f"{axis[b]:.0f} nm" for b in order]
+    return {"names": names, "before": pictured(shown.before), "after": pictured(shown.after)}
 
 
 def _zooms(pictures: Pictures) -> list[dict[str, Any]]:

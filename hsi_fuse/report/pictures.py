@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,11 +18,12 @@ from hsi_fuse.report.places import grid_places, telling_places, unlike_pixels, w
 
 RGB_NM = (640.0, 550.0, 460.0)
 SWIR_NM = (2200.0, 1650.0, 860.0)
-ALONE_NM = (480.0, 670.0, 860.0, 1240.0, 1650.0, 2200.0)
 NEAR_NM = 40.0
 NODATA_GREY = 128
+BAND_PIXELS = 6_000_000
+"""Pixels of the pictures of single bands, all bands together."""
 
-Image = NDArray[np.uint8]  # (H, W, 3)
+Image = NDArray[np.uint8]  # (H, W, 3), or (H, W): grey
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,14 @@ class View:
 
 
 @dataclass(frozen=True)
+class EveryBand:
+    """Each good band alone, small: interpolation and product in one stretch, (n, y, x) uint8."""
+
+    before: NDArray[np.uint8]
+    after: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
 class PixelGrid:
     """Spectra of a grid of fine pixels.
 
@@ -93,6 +102,7 @@ class Pictures:
     ----------
     views : tuple of View
         The first in natural colours, or what comes closest.
+    every_band : EveryBand
     size : (int, int)
         Rows and columns of the product itself; zooms and pixels give their places in it.
     zooms : tuple of Zoom
@@ -103,6 +113,7 @@ class Pictures:
     """
 
     views: tuple[View, ...]
+    every_band: EveryBand
     size: tuple[int, int]
     zooms: tuple[Zoom, ...]
     spectra: tuple[Spectrum, ...]
@@ -121,7 +132,7 @@ def take_pictures(
     longest: int = 1024,
     zoom_size: int = 96,
 ) -> Pictures:
-    """Views of the whole scene, zooms at telling places and spectra.
+    """Views of the whole scene and of every band, zooms at telling places and spectra.
 
     Zooms: where the product differs most from interpolation, where its spectra agree least with the input
     (`sam_map`), where the reference is least believed (`confidence`, (H, W)), and where it ends. Spectra:
@@ -139,7 +150,7 @@ def take_pictures(
     for name, bands in choices:
         of = [wanted.index(band) for band in bands]
         limits = stretch_limits(after[of], valid_small)
-        pair = [composite(_three(image[of]), _three(limits), valid_small) for image in (before, after)]
+        pair = [composite(each[of], limits, valid_small) for each in (before, after)]
         views.append(View(name, bands, *pair))
     bands = choices[0][1]
     natural = [wanted.index(band) for band in bands]
@@ -172,7 +183,18 @@ def take_pictures(
         np.array([c for _, c in at], np.int64),
         *_spectra_at(at, interpolation, estimate, uncertainty),
     )
-    return Pictures(tuple(views), (height, width), tuple(zooms), tuple(spectra), grid)
+    alone = _every_band(interpolation, estimate, valid.cpu().numpy())
+    return Pictures(tuple(views), alone, (height, width), tuple(zooms), tuple(spectra), grid)
+
+
+def _every_band(before: Cube, after: Cube, valid: NDArray[np.bool_]) -> EveryBand:
+    """Single bands, as fine as `BAND_PIXELS` allows."""
+    count, height, width = after.shape
+    step = min(math.ceil(math.sqrt(count * height * width / BAND_PIXELS)), height, width)
+    valid = valid[: height // step * step : step, : width // step * step : step]
+    pair = [view(cube, None, step) for cube in (before, after)]
+    limits = stretch_limits(pair[1], valid)
+    return EveryBand(*(np.moveaxis(composite(each, limits, valid), 2, 0) for each in pair))
 
 
 def _spectra_at(
@@ -192,27 +214,15 @@ def _spectra_at(
 
 
 def views_of(count: int, wavelengths_nm: Sequence[float] | None = None) -> list[tuple[str, tuple[int, ...]]]:
-    """Names and bands of the views: natural colours, SWIR where there is any, and some bands alone."""
+    """Names and bands of the composites: natural colours, and SWIR where there is any."""
     views: list[tuple[str, tuple[int, ...]]] = [("RGB", rgb_bands(count, wavelengths_nm))]
     if wavelengths_nm is None:
-        alone = dict.fromkeys(int(b) for b in np.linspace(0, count - 1, 4))
-        return views + [(f"band {b + 1}", (b,)) for b in alone]
+        return views
     nm = np.asarray(wavelengths_nm, float)
-
-    def nearest(target: float) -> int | None:
-        band = int(np.abs(nm - target).argmin())
-        return band if abs(nm[band] - target) <= NEAR_NM else None
-
-    swir = [nearest(target) for target in SWIR_NM]
-    if None not in swir:
-        views.append(("SWIR", tuple(int(b) for b in swir if b is not None)))
-    alone = dict.fromkeys(b for b in (nearest(target) for target in ALONE_NM) if b is not None)
-    return views + [(f"{nm[b]:.0f} nm", (b,)) for b in alone]
-
-
-def _three(values: NDArray[Any]) -> NDArray[Any]:
-    """One band as three of the same."""
-    return values if len(values) == 3 else np.repeat(values, 3, 0)
+    swir = [int(np.abs(nm - target).argmin()) for target in SWIR_NM]
+    if all(abs(nm[band] - target) <= NEAR_NM for band, target in zip(swir, SWIR_NM, strict=True)):
+        views.append(("SWIR", tuple(swir)))
+    return views
 
 
 def rgb_bands(count: int, wavelengths_nm: Sequence[float] | None = None) -> tuple[int, int, int]:
@@ -229,14 +239,14 @@ def rgb_bands(count: int, wavelengths_nm: Sequence[float] | None = None) -> tupl
     return spread[0], spread[1], spread[2]
 
 
-def view(cube: Cube, bands: Sequence[int], step: int = 1) -> NDArray[np.float32]:
-    """A few bands of the cube, each step x step pixels averaged: (bands, H // step, W // step)."""
-    few = cube.mixed(_picked(cube, bands))
-    _, height, width = few.shape
+def view(cube: Cube, bands: Sequence[int] | None, step: int = 1) -> NDArray[np.float32]:
+    """A few bands of the cube, or all, each step x step pixels averaged: (bands, H // step, W // step)."""
+    shown = cube if bands is None else cube.mixed(_picked(cube, bands))
+    count, height, width = shown.shape
     whole, across = height // step * step, width // step * step
     rows = []
-    for part in few.parts(strips((cube.shape[0], whole, width), step)):
-        cells = part[:, :, :across].reshape(len(bands), part.shape[1] // step, step, -1, step)
+    for part in shown.parts(strips((cube.shape[0], whole, width), step)):
+        cells = part[:, :, :across].reshape(count, part.shape[1] // step, step, -1, step)
         rows.append(cells.mean((2, 4)))
     return torch.cat(rows, 1).float().cpu().numpy()
 
@@ -249,7 +259,7 @@ def stretch_limits(values: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDA
 
 
 def composite(values: NDArray[np.float32], limits: NDArray[np.float64], valid: NDArray[np.bool_]) -> Image:
-    """Three bands (3, H, W) stretched to 0..255, (H, W, 3); grey where not valid.
+    """Bands (3, H, W), or any other number of them, stretched to 0..255, (H, W, 3); grey where not valid.
 
     Share `limits` between pictures that are to be compared.
     """

@@ -69,7 +69,7 @@ def _schemed(svg: str) -> str:
 
 
 def picture_uri(image: Image, *, exact: bool = False, quality: int = 88) -> str:
-    """An (H, W, 3) picture as data URI: JPEG, or PNG where pixels are looked at."""
+    """An (H, W, 3) picture, or a grey one (H, W), as data URI: JPEG, or PNG where pixels are looked at."""
     buffer = io.BytesIO()
     if exact:
         Pillow.fromarray(image).save(buffer, "PNG", optimize=True)

@@ -21,12 +21,23 @@
   box.addEventListener("dragstart", function (event) { event.preventDefault(); });
 
   // --- which bands ---
-  Array.prototype.forEach.call(document.querySelectorAll("input[name=view]"), function (choice) {
-    choice.addEventListener("change", function () {
-      Array.prototype.forEach.call(box.querySelectorAll("img"), function (image) {
-        image.hidden = image.getAttribute("data-view") !== choice.value;
-      });
+  var single = JSON.parse(document.getElementById("everyband").textContent), band = document.getElementById("band");
+  function view(chosen) {
+    Array.prototype.forEach.call(box.querySelectorAll("img"), function (image) {
+      image.hidden = image.getAttribute("data-view") !== chosen;
     });
+  }
+  Array.prototype.forEach.call(document.querySelectorAll("input[name=view]"), function (choice) {
+    choice.addEventListener("change", function () { view(choice.value); });
+  });
+  band.addEventListener("input", function () {
+    Array.prototype.forEach.call(box.querySelectorAll("img[data-view=band]"), function (image) {
+      image.src = (image.className ? single.after : single.before)[band.value];
+    });
+    document.getElementById("bandname").textContent = single.names[band.value];
+    band.setAttribute("aria-valuetext", single.names[band.value]);
+    document.getElementById("alone").checked = true;
+    view("band");
   });
 
   // --- spectra of picked pixels ---
