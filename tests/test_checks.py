@@ -116,6 +116,16 @@ def test_a_seam_is_a_step_and_an_edge_of_the_scene_is_none():
     assert step_of(holed) == pytest.approx(0.05, abs=0.03)
 
 
+def test_what_frames_a_scene_is_no_seam():
+    torch.manual_seed(0)
+    framed = 0.01 * torch.randn(100, 80)
+    framed[-1] += 0.05
+    framed[:, :2] += 0.05
+    assert step_of(framed) < 0.005
+    framed[5:] += 0.05
+    assert step_of(framed) == pytest.approx(0.05, abs=0.02)
+
+
 def test_a_guide_of_one_band_is_enough(scene):
     problem = scene[0]
     sensor = replace(problem.sensor, srf=problem.sensor.srf[:1], offset=problem.sensor.offset[:1])

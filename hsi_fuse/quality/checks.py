@@ -42,6 +42,8 @@ CHANCE = 5.0
 """Robust deviations that the largest of some thousand steps may have by chance."""
 DARK = 0.2
 """Brightness, in the scene's mean, below which a step is no longer taken for a part of it."""
+RIM = 2
+"""Lines at the edge of a map in which no seam is looked for."""
 
 
 def scene_subspace(problem: Problem) -> Subspace:
@@ -176,10 +178,12 @@ def largest_step(error: Tensor, light: Tensor) -> float:
     step across a line is the gain that explains the differences of its pixels in absolute value best: their
     median over the brightness, weighted by it, so that an edge of the scene that covers less than half of
     what is bright is none. What is darker than `DARK` counts as that. Chance is `CHANCE` robust deviations of
-    the steps across all lines, or standard errors of the line's own where they are larger.
+    the steps across all lines, or standard errors of the line's own where they are larger. Lines nearer to
+    the map's edge than `RIM` are not looked at: no block is so small, but what frames a scene is.
     """
     largest = [0.0]
     for image, bright in ((error, light), (error.T, light.T)):
+        image, bright = image[RIM:-RIM], bright[RIM:-RIM]
         across = image[1:] - image[:-1]
         enough = across.isfinite().sum(1) >= max(16, across.shape[1] // 4)
         if int(enough.sum()) < 8:
