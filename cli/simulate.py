@@ -14,7 +14,8 @@ from .console import State, tell_outputs
     epilog="""\b
 Protocols:
   x4-ms4, x8-ms4   four bands, ratio 4 or 8, noise
-  x4-rgb, x8-rgb   three bands
+  x4-rgb, x8-rgb, x16-rgb
+                   three bands
   x4-pan           one band
   x4-sharp         three bands, a PSF narrower than a pixel, no noise
   x4-ms4-psf0.3, -psf0.6, -psf1, -psf1.5, -psf2
@@ -23,7 +24,7 @@ Protocols:
   x3-ali           ratio 3, the nine bands of EO-1's ALI, no noise
 
 \b
-The first six also with a reference that is not registered, as x4-ms4-mild:
+The first seven also with a reference that is not registered, as x4-ms4-mild:
   -mild, -strong, -rotated85, -rotated180, -rotated263, -off10, -contrast, -parallax
 
 \b

@@ -30,7 +30,7 @@ def smooth_cube(height: int = 96, width: int = 112) -> torch.Tensor:
 
 
 def test_registered_and_displaced_variants_of_every_protocol_exist():
-    displaced = {"x4-ms4", "x8-ms4", "x4-rgb", "x8-rgb", "x4-pan", "x4-sharp"}
+    displaced = {"x4-ms4", "x8-ms4", "x4-rgb", "x8-rgb", "x16-rgb", "x4-pan", "x4-sharp"}
     registered = (
         displaced | {"cave-x32", "x3-ali"} | {f"x4-ms4-psf{f}" for f in ("0.3", "0.6", "1", "1.5", "2")}
     )

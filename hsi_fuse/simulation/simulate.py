@@ -158,7 +158,7 @@ def _gaussian(ratio: int, fwhm_px: float) -> Tensor:
     return gaussian_psf(ratio, fwhm_px, size=size + (size - ratio) % 2)
 
 
-DISPLACED = ("x4-ms4", "x8-ms4", "x4-rgb", "x8-rgb", "x4-pan", "x4-sharp")
+DISPLACED = ("x4-ms4", "x8-ms4", "x4-rgb", "x8-rgb", "x16-rgb", "x4-pan", "x4-sharp")
 """The protocols that exist with an unregistered guide too."""
 PSF_HSI_PX = (0.3, 0.6, 1.0, 1.5, 2.0)
 """FWHM of the PSF in HSI pixels, as the variants of `x4-ms4` by its sharpness have it."""
@@ -174,6 +174,7 @@ def _protocols() -> dict[str, Protocol]:
             Protocol("x8-ms4", 8, x8, MS4),
             Protocol("x4-rgb", 4, x4, RGB),
             Protocol("x8-rgb", 8, x8, RGB),
+            Protocol("x16-rgb", 16, _gaussian(16, 16.0), RGB),
             Protocol("x4-pan", 4, x4, PAN),
             Protocol("x4-sharp", 4, sharp, SHARP, math.inf, math.inf),
             *(Protocol(f"x4-ms4-psf{f:g}", 4, _gaussian(4, 4 * f), MS4) for f in PSF_HSI_PX),
