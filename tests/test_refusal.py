@@ -104,13 +104,20 @@ def refused(wrong: list[str]) -> RefusedError:
 
 
 def test_the_probability_rises_with_what_speaks_for_the_place():
-    right, wrong = Evidence(0.05, 1.5, 0.7, 0.05), Evidence(0.7, 0.5, 0.0, 0.4)
+    right, wrong = Evidence(0.05, 1.5, 22, 32, 0.05), Evidence(0.7, 0.5, 0, 32, 0.4)
     assert right.probability > 0.9
     assert wrong.probability < 0.1
-    assert Evidence(0.05, 1.2, 0.7, 0.05).probability < right.probability
-    assert Evidence(0.05, 1.5, 0.2, 0.05).probability < right.probability
-    for extreme in (Evidence(0, 1e4, 1, 0), Evidence(1, -1e4, 0, math.inf)):
+    assert Evidence(0.05, 1.2, 22, 32, 0.05).probability < right.probability
+    assert Evidence(0.05, 1.5, 6, 32, 0.05).probability < right.probability
+    for extreme in (Evidence(0, 1e4, 32, 32, 0), Evidence(1, -1e4, 0, 32, math.inf)):
         assert 0 <= extreme.probability <= 1
+
+
+def test_one_tied_block_says_no_more_than_none():
+    by_ties = [Evidence(0.2, 2.7, ties, 32, 0.1).probability for ties in range(33)]
+    assert by_ties[1] == by_ties[0] < 0.7
+    assert by_ties == sorted(by_ties)
+    assert by_ties[16] > 0.98
 
 
 def test_a_mirrored_reference_is_refused_by_that_name(tmp_path, monkeypatch):
@@ -124,7 +131,7 @@ def test_a_mirrored_reference_is_refused_by_that_name(tmp_path, monkeypatch):
 
 
 def test_without_a_fit_there_is_no_verdict(wrong):
-    assert math.isnan(Evidence(0.5, 0.1, 0.0, math.nan).probability)
+    assert math.isnan(Evidence(0.5, 0.1, 0, 0, math.nan).probability)
     _, alignment = aligned(wrong, "align.model=none")
     assert math.isnan(alignment.found["probability"])
 

@@ -26,7 +26,7 @@ def figures(grid: Grid) -> dict:
         guide_weight=np.ones((4, 4)),
         before=np.zeros((0, 4)),
         after=np.zeros((0, 4)),
-        evidence=Evidence(0.05, 2.0, 0.8, 0.1),
+        evidence=Evidence(0.05, 2.0, 26, 32, 0.1),
         responses=[Response(0.1, -2.0, 2.2)],
     )
     return registration_figures(found, Affine.scale(4), grid, 4)  # type: ignore[arg-type]
@@ -64,7 +64,7 @@ def test_without_georeferencing_there_is_no_offset():
 
 def test_what_speaks_for_it_is_told():
     told = figures(Grid(UTM, Affine(30, 0, 5e5, 0, -30, 5e6), 20, 20))
-    evidence = Evidence(0.05, 2.0, 0.8, 0.1)
+    evidence = Evidence(0.05, 2.0, 26, 32, 0.1)
     for name in ("probability", "information", "tied", "unexplained"):
         assert told[name] == getattr(evidence, name)
     assert told["guide_response"] == [{"exponent": 2.2, "black": 0.1, "span": -2.0}]

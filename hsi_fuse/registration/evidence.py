@@ -21,22 +21,30 @@ class Evidence:
         Share of the guide's variance that stays unexplained at pixels that took no part in the fit.
     information : float
         What the HSI says of the guide there, nats for each pixel and band (see `robust.information`).
-    tied : float
-        Share of blocks that find their own place near the mapping's.
+    ties, blocks : int
+        How many blocks find their own place near the mapping's, and of how many.
     deviation_hsi_px : float
         Standard error of a place by the fit's covariance (RMS over the scene); nan where nothing was fitted.
     """
 
     unexplained: float
     information: float
-    tied: float
+    ties: int
+    blocks: int
     deviation_hsi_px: float
+
+    @property
+    def tied(self) -> float:
+        """Share of blocks that find their own place near the mapping's."""
+        return self.ties / max(self.blocks, 1)
 
     @property
     def probability(self) -> float:
         """How probable it is that the guide shows this place, 0 to 1; nan where nothing was fitted."""
         if math.isnan(self.deviation_hsi_px):
             return math.nan
-        ties = math.log(min(self.tied, ENOUGH_TIED) + NEARLY_UNTIED)
-        logit = LOGIT + LOGIT_PER_NAT * self.information + LOGIT_PER_LOG_TIED * ties
+        # less a standard deviation of the count: of many blocks one may tie anywhere by chance
+        surely = (self.ties - math.sqrt(self.ties)) / max(self.blocks, 1)
+        tied = math.log(min(surely, ENOUGH_TIED) + NEARLY_UNTIED)
+        logit = LOGIT + LOGIT_PER_NAT * self.information + LOGIT_PER_LOG_TIED * tied
         return 0.5 * (1 + math.tanh(logit / 2))  # the logistic function, without overflow

@@ -106,17 +106,18 @@ def held_out(
     state: State, fitted: Mapped, psf: Tensor, ratio: int, options: RegisterOptions
 ) -> tuple[Array, Array, Evidence]:
     """What pixels that took no part say: tie points of the start and of the fit, evidence for the latter."""
-    before, after, shares, halves = [], [], [], halves_of(state, psf, ratio, options, fitted)
+    before, after, blocks, halves = [], [], 0, halves_of(state, psf, ratio, options, fitted)
     for half in halves:
-        ties, share = tie_points(half.pair, half.fitted, psf, ratio, half.unseen, options.tie_block_hsi_px)
+        ties, of = tie_points(half.pair, half.fitted, psf, ratio, half.unseen, options.tie_block_hsi_px)
         after.append(ties)
-        shares.append(share)
+        blocks += of
         before.append(_seen_from(state.raw.start, half.fitted, ties))
     told = [half.prediction for half in halves]
     evidence = Evidence(
         float(np.prod([p.left for p in told]) ** 0.5),
         float(np.mean([p.information for p in told])),
-        float(np.mean(shares)),
+        sum(map(len, after)),
+        blocks,
         _deviation(Observer(state.whole, psf, ratio), fitted, options),
     )
     return np.concatenate(before), np.concatenate(after), evidence

@@ -33,7 +33,7 @@ def block_side(shape: tuple[int, int], wanted: int) -> int:
 
 def tie_points(
     pair: Pair, fitted: Mapped, psf: Tensor, ratio: int, keep: Tensor, block_hsi_px: int
-) -> tuple[Array, float]:
+) -> tuple[Array, int]:
     """Each block's own residual shift: (p, 4) of column, row, shift in columns and in rows; HSI pixels.
 
     The linear map from HSI to guide is the whole scene's: a block only finds its shift, by Gauss-Newton.
@@ -47,14 +47,14 @@ def tie_points(
     Returns
     -------
     ties : ndarray (p, 4)
-    share : float
-        Of the blocks looked at.
+    blocks : int
+        Those looked at.
     """
     observer = Observer(pair, psf, ratio, keep)
     side = block_side(pair.shape, block_hsi_px)
     grid = tuple(-(-size // side) for size in pair.shape)
     index = (observer.rows // side).astype(int) * grid[1] + (observer.columns // side).astype(int)
-    blocks = grid[0] * grid[1]
+    blocks, looked_at = grid[0] * grid[1], len(np.unique(index))
     shifts, step = np.zeros((blocks, 2)), np.zeros((blocks, 2))
 
     def total(values: Array) -> Array:
@@ -71,7 +71,7 @@ def tie_points(
     for _ in range(STEPS):
         seen = observer.see(fitted.base, moved)
         if seen.support.sum() < 2 * len(observer.design):
-            return np.zeros((0, 4)), 0.0
+            return np.zeros((0, 4)), looked_at
         weight, residual, _ = robust_regression(seen.values, observer.design, seen.support)
         sigma = np.maximum(np.sqrt((residual**2 * weight).sum(1) / max(weight.sum(), 1)), 1e-12)
         rest, slopes = residual / sigma[:, None], seen.slopes / sigma[:, None]
@@ -100,7 +100,7 @@ def tie_points(
         total(where) / np.maximum(total(np.ones(len(index))), 1)
         for where in (observer.columns, observer.rows)
     ]
-    return np.stack([*places, *shifts.T], 1)[good], float(good.sum()) / len(np.unique(index))
+    return np.stack([*places, *shifts.T], 1)[good], looked_at
 
 
 @dataclass(frozen=True)
