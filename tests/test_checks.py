@@ -116,14 +116,17 @@ def test_a_seam_is_a_step_and_an_edge_of_the_scene_is_none():
     assert step_of(holed) == pytest.approx(0.05, abs=0.03)
 
 
-def test_what_frames_a_scene_is_no_seam():
+def test_a_straight_edge_of_the_scene_is_no_seam():
     torch.manual_seed(0)
-    framed = 0.01 * torch.randn(100, 80)
-    framed[-1] += 0.05
-    framed[:, :2] += 0.05
-    assert step_of(framed) < 0.005
-    framed[5:] += 0.05
-    assert step_of(framed) == pytest.approx(0.05, abs=0.02)
+    light = 1 + 0.1 * torch.rand(100, 80)
+    light[:5] *= 0.05  # a dark frame
+    error = 0.002 * torch.randn(100, 80)
+    error[5] -= 0.02
+    error[-1] += 0.05  # no block is a line wide
+    assert step_of(error) > 0.015  # if the scene were even there
+    assert checks.largest_step(error, light) < 0.005
+    error[30:] += 0.05 * light[30:]
+    assert checks.largest_step(error, light) == pytest.approx(0.05, abs=0.02)
 
 
 def test_a_guide_of_one_band_is_enough(scene):

@@ -42,8 +42,9 @@ CHANCE = 5.0
 """Robust deviations that the largest of some thousand steps may have by chance."""
 DARK = 0.2
 """Brightness, in the scene's mean, below which a step is no longer taken for a part of it."""
-RIM = 2
-"""Lines at the edge of a map in which no seam is looked for."""
+EDGE, ASIDE = 0.05, 2
+"""Share of the scene's own step across a line that a sharp edge may leave in the error, and lines next to it
+that it may do so on; as many at a map's edge, where no block ends, are not looked at."""
 
 
 def scene_subspace(problem: Problem) -> Subspace:
@@ -178,25 +179,27 @@ def largest_step(error: Tensor, light: Tensor) -> float:
     step across a line is the gain that explains the differences of its pixels in absolute value best: their
     median over the brightness, weighted by it, so that an edge of the scene that covers less than half of
     what is bright is none. What is darker than `DARK` counts as that. Chance is `CHANCE` robust deviations of
-    the steps across all lines, or standard errors of the line's own where they are larger. Lines nearer to
-    the map's edge than `RIM` are not looked at: no block is so small, but what frames a scene is.
+    the steps across all lines, or standard errors of the line's own where they are larger. Where the scene
+    itself has a straight edge from edge to edge, as a frame has, `EDGE` of that is no seam's.
     """
     largest = [0.0]
     for image, bright in ((error, light), (error.T, light.T)):
-        image, bright = image[RIM:-RIM], bright[RIM:-RIM]
+        image, bright = image[ASIDE:-ASIDE], bright[ASIDE:-ASIDE]
         across = image[1:] - image[:-1]
         enough = across.isfinite().sum(1) >= max(16, across.shape[1] // 4)
         if int(enough.sum()) < 8:
             continue
-        weight = ((bright[1:] + bright[:-1]) / 2)[enough].clamp_min(DARK).double()
-        gains = across[enough].double() / weight
+        weight = level = ((bright[1:] + bright[:-1]) / 2)[enough].clamp_min(DARK).double()
+        gains = across[enough].double() / level
         step = _weighted_median(gains, weight)
         spread = 1.4826 * _weighted_median((gains - step[:, None]).abs(), weight)
         weight = torch.where(gains.isfinite(), weight, 0.0)
         # of a median of normal values; of weighted ones as of as many as weigh the same
         own = math.sqrt(math.pi / 2) * spread * weight.square().sum(1).sqrt() / weight.sum(1)
         all_lines = 1.4826 * (step - step.median()).abs().median()
-        largest.append(float((step.abs() - CHANCE * own.clamp_min(all_lines)).amax()))
+        edge = _weighted_median((bright[1:] - bright[:-1])[enough].double() / level, weight).abs()
+        near = F.max_pool1d(edge[None], 2 * ASIDE + 1, stride=1, padding=ASIDE)[0]
+        largest.append(float((step.abs() - CHANCE * own.clamp_min(all_lines) - EDGE * near).amax()))
     return max(largest)
 
 
