@@ -42,9 +42,10 @@ CHANCE = 5.0
 """Robust deviations that the largest of some thousand steps may have by chance."""
 DARK = 0.2
 """Brightness, in the scene's mean, below which a step is no longer taken for a part of it."""
-EDGE, ASIDE = 0.05, 2
-"""Share of the scene's own step across a line that a sharp edge may leave in the error, and lines next to it
-that it may do so on; as many at a map's edge, where no block ends, are not looked at."""
+FRAME, EDGE, ASIDE = 0.5, 0.05, 2
+"""A straight edge of the scene from edge to edge changes its brightness by more than that; share of the rest
+that it may leave in the error; lines next to it that it may do so on. As many at a map's edge, where no block
+ends, are not looked at."""
 
 
 def scene_subspace(problem: Problem) -> Subspace:
@@ -180,7 +181,8 @@ def largest_step(error: Tensor, light: Tensor) -> float:
     median over the brightness, weighted by it, so that an edge of the scene that covers less than half of
     what is bright is none. What is darker than `DARK` counts as that. Chance is `CHANCE` robust deviations of
     the steps across all lines, or standard errors of the line's own where they are larger. Where the scene
-    itself has a straight edge from edge to edge, as a frame has, `EDGE` of that is no seam's.
+    itself has a straight edge from edge to edge, the frame of a picture, a step is not taken for a seam's
+    as far as that explains it (`FRAME`, `EDGE`).
     """
     largest = [0.0]
     for image, bright in ((error, light), (error.T, light.T)):
@@ -198,7 +200,7 @@ def largest_step(error: Tensor, light: Tensor) -> float:
         own = math.sqrt(math.pi / 2) * spread * weight.square().sum(1).sqrt() / weight.sum(1)
         all_lines = 1.4826 * (step - step.median()).abs().median()
         edge = _weighted_median((bright[1:] - bright[:-1])[enough].double() / level, weight).abs()
-        near = F.max_pool1d(edge[None], 2 * ASIDE + 1, stride=1, padding=ASIDE)[0]
+        near = F.max_pool1d((edge - FRAME).clamp_min(0)[None], 2 * ASIDE + 1, stride=1, padding=ASIDE)[0]
         largest.append(float((step.abs() - CHANCE * own.clamp_min(all_lines) - EDGE * near).amax()))
     return max(largest)
 
