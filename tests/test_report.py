@@ -1,6 +1,7 @@
 """The report page: offline, escaped, complete, reproducible, and its numbers are those of the JSON."""
 
 import base64
+import io
 import json
 import re
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 import torch
 from affine import Affine
 from matplotlib.figure import Figure
+from PIL import Image
 
 from hsi_fuse.align import Alignment
 from hsi_fuse.problem import Estimate, Problem
@@ -292,6 +294,15 @@ def test_pictures_give_way_where_a_page_grows_too_large(scene, quality, page, mo
     monkeypatch.setattr("hsi_fuse.report.page.LARGEST_PAGE", 0)
     small = render(quality, pictures, **told)
     assert len(small) < len(page) - 40_000
+
+
+def test_a_picture_made_smaller_is_averaged():
+    grey = np.zeros((40, 60), np.uint8)
+    grey[:, ::2] = 200
+    data = base64.b64decode(plots.picture_uri(grey, exact=True, size=0.5).partition(",")[2])
+    small = np.asarray(Image.open(io.BytesIO(data)))
+    assert small.shape == (20, 30)
+    assert np.abs(small.astype(int) - 100).max() <= 1
 
 
 def test_a_plot_is_drawn_once_and_every_colour_of_it_has_one_for_dark_pages():

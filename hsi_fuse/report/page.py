@@ -26,8 +26,8 @@ REFUSED, HEAD = b"hsi-fuse refusal</title>", 4096
 """What the title of a refusal's page ends with, within so many bytes."""
 LARGEST_PAGE = 4_800_000
 """Characters."""
-HARDER = ((88, 1), (75, 1), (60, 1), (60, 2), (40, 4))
-"""JPEG quality and thinning of the pictures, tried in turn until a page is no larger than that."""
+HARDER = ((88, 1, 1), (75, 1, 1), (60, 1, 1), (60, 1, 0.7), (60, 0.7, 0.6), (60, 0.5, 0.5), (40, 0.25, 0.25))
+"""JPEG quality, size of the views and of single bands, tried in turn until a page is no larger than that."""
 
 
 def render(
@@ -72,23 +72,24 @@ def render(
         "stages": [_stage(i, stage) for i, stage in enumerate(figures["stages"])],
         "provenance": flat(plain(provenance or {})),
     }
-    for harder in HARDER:
-        views = _views(pictures, wavelengths, *harder)
-        text = page.render(**told, views=views, every_band=_every_band(pictures, wavelengths, *harder))
+    for jpeg, large, small in HARDER:
+        views = _views(pictures, wavelengths, jpeg, large)
+        every_band = _every_band(pictures, wavelengths, jpeg, small)
+        text = page.render(**told, views=views, every_band=every_band)
         if len(text) < LARGEST_PAGE:
             break
     return text
 
 
 def _views(
-    pictures: Pictures, wavelengths_nm: Sequence[float] | None, quality: int, thin: int
+    pictures: Pictures, wavelengths_nm: Sequence[float] | None, quality: int, size: float
 ) -> list[dict[str, Any]]:
     return [
         {
             "name": v.name,
             "bands": band_names(v.bands, wavelengths_nm),
-            "before": plots.picture_uri(v.before[::thin, ::thin].copy(), quality=quality),
-            "after": plots.picture_uri(v.after[::thin, ::thin].copy(), quality=quality),
+            "before": plots.picture_uri(v.before, quality=quality, size=size),
+            "after": plots.picture_uri(v.after, quality=quality, size=size),
             "width": v.before.shape[1],
         }
         for v in pictures.views
@@ -96,7 +97,7 @@ def _views(
 
 
 def _every_band(
-    pictures: Pictures, wavelengths_nm: Sequence[float] | None, quality: int, thin: int
+    pictures: Pictures, wavelengths_nm: Sequence[float] | None, quality: int, size: float
 ) -> dict[str, Any]:
     """Names and pictures of the single bands, by wavelength."""
     shown = pictures.every_band
@@ -104,7 +105,7 @@ def _every_band(
     order = np.argsort(axis, kind="stable")
 
     def pictured(images: NDArray[np.uint8]) -> list[str]:
-        return [plots.picture_uri(images[b, ::thin, ::thin].copy(), quality=quality) for b in order]
+        return [plots.picture_uri(images[b], quality=quality, size=size) for b in order]
 
     names = [f"band {b + 1}" if wavelengths_nm is None else f"{axis[b]:.0f} nm" for b in order]
     return {"names": names, "before": pictured(shown.before), "after": pictured(shown.after)}

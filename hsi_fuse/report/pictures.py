@@ -20,7 +20,7 @@ RGB_NM = (640.0, 550.0, 460.0)
 SWIR_NM = (2200.0, 1650.0, 860.0)
 NEAR_NM = 40.0
 NODATA_GREY = 128
-BAND_PIXELS = 6_000_000
+BAND_PIXELS = 4_000_000
 """Pixels of the pictures of single bands, all bands together."""
 
 Image = NDArray[np.uint8]  # (H, W, 3), or (H, W): grey

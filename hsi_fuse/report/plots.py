@@ -68,13 +68,19 @@ def _schemed(svg: str) -> str:
     return svg.replace("<defs>", f"<style>{style}</style><defs>", 1)
 
 
-def picture_uri(image: Image, *, exact: bool = False, quality: int = 88) -> str:
-    """An (H, W, 3) picture, or a grey one (H, W), as data URI: JPEG, or PNG where pixels are looked at."""
-    buffer = io.BytesIO()
+def picture_uri(image: Image, *, exact: bool = False, quality: int = 88, size: float = 1.0) -> str:
+    """An (H, W, 3) picture, or a grey one (H, W), as data URI: JPEG, or PNG where pixels are looked at.
+
+    `size`: of its sides, as a share; what is made smaller is averaged.
+    """
+    picture, buffer = Pillow.fromarray(np.ascontiguousarray(image)), io.BytesIO()
+    if size < 1:
+        sides = [max(1, round(size * side)) for side in picture.size]
+        picture = picture.resize((sides[0], sides[1]), Pillow.Resampling.BOX)
     if exact:
-        Pillow.fromarray(image).save(buffer, "PNG", optimize=True)
+        picture.save(buffer, "PNG", optimize=True)
     else:
-        Pillow.fromarray(image).save(buffer, "JPEG", quality=quality)
+        picture.save(buffer, "JPEG", quality=quality)
     return _uri("png" if exact else "jpeg", buffer.getvalue())
 
 
