@@ -87,7 +87,7 @@ class AssessOptions:
     band_amber: float = 10.0
     detail_green: float = 0.12
     detail_amber: float = 0.4
-    sharpness_green: float = 0.15
+    sharpness_green: float = 0.12
     sharpness_amber: float = 0.3
     noise_green: float = 0.7
     noise_amber: float = 1.5
