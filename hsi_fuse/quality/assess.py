@@ -328,13 +328,13 @@ def _integrity(problem: Problem, estimate: Cube, bad_bands: Sequence[int]) -> di
     for (start, stop), block in zip(ranges, estimate.parts(ranges), strict=True):
         keep = valid[start:stop]
         inside = block.flatten(1) if bool(keep.all()) else block[:, keep]
-        total = inside.sum(1, dtype=torch.float64)
+        total = inside.sum(1).double()  # torch's sums in float64 take thirty times as long
         level += total
         if not bool(total.isfinite().all()):
             not_finite += int((~inside.isfinite()).sum())
         if inside.numel() and not float(inside.min()) >= 0:
             negative += int((inside < 0).sum())
-            below -= inside.clamp_max(0).sum(1, dtype=torch.float64)
+            below -= inside.clamp_max(0).sum(1).double()
     values = bands * int(valid.sum())
     bare = (problem.guide_weight <= 0) & valid
     measured = [band[coarse] for band in problem.hsi]
