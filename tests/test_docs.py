@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from hsi_fuse import load_preset, read_hsi
+from hsi_fuse.quality.assess import AssessOptions
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -86,3 +87,19 @@ def test_options_that_the_pages_name_exist(name):
     text = (DOCS / f"{name}.md").read_text(encoding="utf-8")
     options = set(re.findall(r"(?<![-\w])--[a-z][a-z-]+", text))
     assert [option for option in options if option not in said] == []
+
+
+LIMITS = {
+    "position": "position", "place": "place", "response": "response", "blur": "blur", "radiometry": "bias",
+    "bands": "band", "detail": "detail", "sharpness": "sharpness", "noise": "noise", "seams": "seam",
+    "integrity": "negative",
+}  # fmt: skip
+"""Names of lights and of their limits."""
+
+
+@pytest.mark.parametrize("light", LIMITS)
+def test_the_guide_tells_the_limits_of_the_lights(light):
+    row = re.search(rf"^\| {light} \|.*\| ([^|]*) \|$", (DOCS / "guide.md").read_text(), re.MULTILINE)
+    told = [float(number) for number in re.findall(r"[\d.]+", row[1])]
+    limits = [getattr(AssessOptions(), f"{LIMITS[light]}_{colour}") for colour in ("green", "amber")]
+    assert told == pytest.approx([100 * limit if "%" in row[1] else limit for limit in limits])
