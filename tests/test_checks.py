@@ -11,6 +11,7 @@ from hsi_fuse.physics import blur_down, gaussian_psf, mix_bands
 from hsi_fuse.quality import checks
 from hsi_fuse.quality.cube import StreamedCube
 from hsi_fuse.quality.reduced import degrade
+from hsi_fuse.sensors.sense import sense
 from hsi_fuse.subspace import interpolate
 from tests.assessed import RATIO, make_scene
 
@@ -175,6 +176,19 @@ def test_a_wrong_colour_is_found_in_bands_that_are_much_alike(scene):
     wrong = sensors_of(replace(pair, sensor=replace(sensor, srf=srf)))
     assert max(wrong["response_excess"]) < 0.02  # next to nothing of any band
     assert right["response_misfit"] < 3 < 10 < wrong["response_misfit"]
+
+
+def test_what_no_response_could_show_is_not_the_responses_fault(scene):
+    """A reference that one band darkens (haze): the best response there is will do."""
+    problem, truth = scene
+    sensor = problem.sensor
+    srf = sensor.srf.clone()
+    srf[0, -10:] -= 0.5 * srf[0].sum() / 10
+    guide = mix_bands(truth.rows(0, 128), srf)
+    pair = replace(problem, guide=guide)
+    learned = sense(pair.hsi, pair.hsi_weight, guide, pair.guide_weight, RATIO).sensor
+    found = sensors_of(replace(pair, sensor=learned))
+    assert found["response_misfit"] < 1
 
 
 def test_a_seam_shows_where_there_is_light():

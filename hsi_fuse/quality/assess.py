@@ -30,7 +30,7 @@ from hsi_fuse.quality.verdict import judge, own_warnings
 
 __all__ = ["SCHEMA", "AssessOptions", "Quality", "Solver", "assess", "plain", "score"]
 
-SCHEMA = 5
+SCHEMA = 6
 """Version of `quality.schema.json`; it rises when a figure changes its name or meaning."""
 RESAMPLED_PX = 0.7
 """Blur, fine pixels, under which the product's detail is held against the reference's: that was resampled,

@@ -21,6 +21,7 @@ from hsi_fuse.problem import Cube, Problem
 from hsi_fuse.quality.metrics import worst_share
 from hsi_fuse.registration.robust import tukey
 from hsi_fuse.sensors.sense import supported
+from hsi_fuse.sensors.srf_fit import freest_srf
 from hsi_fuse.subspace import Subspace, estimate_noise, fill_nearest, fit_subspace
 
 DIMENSIONS, PIXELS_PER_DIMENSION = 10, 16
@@ -58,12 +59,12 @@ def check_sensors(problem: Problem, subspace: Subspace) -> dict[str, Any]:
 
     The blurred reference is regressed on the input's subspace, robustly, and compared with what the sensor
     model says. `unexplained` (share of the reference's variance that no linear combination of the input's
-    bands explains), `response_excess` (share that the learned responses leave beyond it), `response_misfit`
-    (the same in the combination of reference bands that shows it best, over what has to be left there: what
-    no linear combination explains, the input's noise, and `NOTHING` of the variance), `blur_excess` (how
-    many times less a Gaussian of another width would leave unexplained, minus 1) and `blur_factor` (its width
-    in that of the PSF), `shift_px` (columns, rows: where the reference lies further right and down than the
-    input, fine pixels).
+    bands explains), `response_excess` (share that the learned responses leave beyond the best non-negative
+    ones, both of the input within its subspace), `response_misfit` (the same in the combination of reference
+    bands that shows it best, over what the best ones leave and `NOTHING` of the variance), `blur_excess`
+    (how many times less a Gaussian of another width would leave unexplained, minus 1) and `blur_factor` (its
+    width in that of the PSF), `shift_px` (columns, rows: where the reference lies further right and down than
+    the input, fine pixels).
     """
     psf, ratio, sensor = problem.sensor.psf, problem.ratio, problem.sensor
     support = supported(problem.guide_weight, problem.hsi_weight, psf, ratio)
@@ -81,11 +82,11 @@ def check_sensors(problem: Problem, subspace: Subspace) -> dict[str, Any]:
     unexplained = _second(residual, weight)
     variance = whole.diagonal()
     left = unexplained.diagonal() / variance
-    model = torch.tensordot(sensor.srf, problem.hsi[:, support], 1).double() + sensor.offset.double()[:, None]
-    modelled = _second(seen - model, weight)
-    # the input's own noise is in the model's figure and, in part, in the regression's: not the model's fault
-    noise = (sensor.srf.double() * problem.hsi_noise.double().square()) @ sensor.srf.double().T
-    excess = modelled - unexplained - noise
+    # of the input as the subspace has it: beside the noise of all its bands a wrong response would not show
+    learned = _missed(subspace, low, seen, weight, sensor.srf.double(), sensor.offset.double())
+    freest = freest_srf(subspace, *(part.cpu().numpy() for part in (low, seen, weight)))
+    best = _missed(subspace, low, seen, weight, *(torch.from_numpy(part).to(low) for part in freest))
+    excess = learned - best
     widths = []
     for factor in WIDTHS:
         trial = gaussian_psf(ratio, *_wide(sensor.psf_fwhm, factor)).to(psf)
@@ -93,15 +94,15 @@ def check_sensors(problem: Problem, subspace: Subspace) -> dict[str, Any]:
             continue
         error = _regressed(design, blur_down(guide, trial, ratio)[:, support].double(), weight)[0]
         widths.append((float((_mean_square(error, weight) / variance).log().mean()), factor))
-    lowest, best = min(widths)
+    lowest, width = min(widths)
     return {
         "assessable": True,
         "pixels": count,
         "unexplained": left,
         "response_excess": (excess.diagonal() / variance).clamp_min(0),
-        "response_misfit": worst_share(excess, unexplained + noise + NOTHING * whole),
+        "response_misfit": worst_share(excess, best + NOTHING * whole),
         "blur_excess": max(math.exp(float(left.log().mean()) - lowest) - 1, 0.0),
-        "blur_factor": best,
+        "blur_factor": width,
         "shift_px": _shift(problem, guide, design, support),
     }
 
@@ -243,6 +244,14 @@ def _weighted_median(values: Tensor, weight: Tensor) -> Tensor:
     summed = weight.gather(1, order).cumsum(1)
     half = (summed >= summed[:, -1:] / 2).to(torch.uint8).argmax(1, keepdim=True)
     return torch.where(summed[:, -1] > 0, ordered.gather(1, half)[:, 0], 0.0)
+
+
+def _missed(
+    subspace: Subspace, low: Tensor, seen: Tensor, weight: Tensor, srf: Tensor, offset: Tensor
+) -> Tensor:
+    """Weighted second moments (m, m) of what responses (m, n) and offsets (m,) leave of `seen` (m, N)."""
+    model = (srf @ subspace.basis.double()) @ low + (srf @ subspace.mean.double() + offset)[:, None]
+    return _second(seen - model, weight)
 
 
 def _second(values: Tensor, weight: Tensor) -> Tensor:

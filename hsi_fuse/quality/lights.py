@@ -31,8 +31,8 @@ class AssessOptions:
     position_green, position_amber : float
         Shift of the reference, or of the product, against the input, found again, fine pixels.
     response_green, response_amber : float
-        What the learned responses leave beyond that, over what has to be left, in the combination of
-        reference bands that shows it best.
+        What the learned responses leave beyond the best non-negative ones, over what these leave, in the
+        combination of reference bands that shows it best.
     blur_green, blur_amber : float
         How much better a Gaussian of another width would explain the reference (ratio minus 1).
     sam_green, sam_amber : float
@@ -74,7 +74,7 @@ class AssessOptions:
     place_amber: float = 0.5
     position_green: float = 0.5
     position_amber: float = 1.0
-    response_green: float = 1.6
+    response_green: float = 1.0
     response_amber: float = 10.0
     blur_green: float = 0.2
     blur_amber: float = 1.0
@@ -173,7 +173,7 @@ def _response(figures: Figures, options: AssessOptions) -> Light:
     part = figures["checks"]["sensors"]
     value = part["response_misfit"] if part["assessable"] else None
     return _light(
-        "response", "the learned spectral responses do not fit", "times what must be left", value,
+        "response", "the learned spectral responses do not fit", "times what the best leave", value,
         options.response_green, options.response_amber,
     )  # fmt: skip
 

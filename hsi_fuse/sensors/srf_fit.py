@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,8 +71,9 @@ def fit_srf(
     """Non-negative and robust: srf (m, n), offset (m,), residual deviation (m,), the prior's strength (m,).
 
     Minimises sum_i w_i (y_i - r x_i - o)^2 + strength r P r subject to r >= 0, P the prior's penalty. The
-    strength is chosen for each guide band by spatial cross-validation, the weights w are Tukey's. The pixels
-    are asked once for each change of weights: a fit, and its error in a fold, take their moments only.
+    strength is chosen for each guide band by spatial cross-validation (geometric mean of the folds' squared
+    errors), the weights w are Tukey's. The pixels are asked once for each change of weights: a fit, and its
+    error in a fold, take their moments only.
 
     Parameters
     ----------
@@ -93,6 +95,19 @@ def fit_srf(
     return np.stack(srf), np.array(offset), np.array(left), list(chosen)
 
 
+def freest_srf(subspace: Subspace, low: Array, seen: Array, weight: Array) -> tuple[Array, Array]:
+    """Non-negative responses (m, n) and offsets (m,) that fit best, whatever they look like.
+
+    `fit_srf` without a prior, of pixels (N,) that weigh as given.
+    """
+    fits, everywhere = [], [np.ones(len(weight), bool)]
+    for y in seen:
+        band = _Regression.of(subspace, low, y)
+        fits.append(band.solve(band.moments(weight, everywhere)[0], np.zeros(())))
+    srf, offset = zip(*fits, strict=True)
+    return np.stack(srf), np.array(offset)
+
+
 def _fit_band(
     band: _Regression, fold: NDArray[np.int64], penalty: Array, prior: SrfPrior
 ) -> tuple[Array, float, float, float]:
@@ -108,7 +123,9 @@ def _fit_band(
     scores = []
     for strength in grid:
         fits = [band.solve(whole - inside, strength * penalty) for inside in moments]
-        scores.append(sum(band.squares(inside, *fit) for inside, fit in zip(moments, fits, strict=True)))
+        errors = [band.squares(inside, *fit) for inside, fit in zip(moments, fits, strict=True)]
+        # likelihoods of folds that each have their own unknown noise: bright pixels of one do not outvote all
+        scores.append(math.exp(np.log(np.maximum(errors, 1e-300)).mean()))
     # the strongest within a little of the best: equal evidence, simpler or better known curve
     best = max(i for i, s in enumerate(scores) if s <= (1 + prior.patience) * min(scores))
     r, o = band.solve(whole, grid[best] * penalty)
