@@ -12,7 +12,7 @@ BANDS, SIDE, FOLDS = 31, 40, 5
 STRIP = SIDE // FOLDS
 
 
-def scene(bright=1.0, gain=1.0):
+def scene(bright=1.0, gain=1.0, grey=0.0):
     """Subspace, coefficients, reference band (1, N), fold, response; light and gain are the first fold's."""
     draw = np.random.default_rng(0)
     wavelength = np.linspace(0, 1, BANDS)[:, None, None]
@@ -22,6 +22,8 @@ def scene(bright=1.0, gain=1.0):
         + 0.05 * fine[i] * np.exp(-(((wavelength - (i + 0.2) / 3) / 0.05) ** 2))
         for i in range(3)
     )
+    flat = draw.uniform(0, 1, (SIDE, SIDE)) < grey
+    cube = np.where(flat, broad[0] * (1 + 0.2 * wavelength), cube)
     cube[:, :STRIP] *= bright
     cube += 1e-3 * draw.standard_normal(cube.shape)
     hsi = torch.from_numpy(cube.astype(np.float32))
@@ -52,6 +54,13 @@ def test_the_freest_response_asks_pixels_without_weight_for_nothing():
     srf, offset = freest_srf(subspace, low, seen, (fold > 0).astype(float))
     kept = fold > 0
     assert left_by(subspace, low[:, kept], seen[:, kept], srf, offset) == pytest.approx(1e-3, rel=0.2)
+
+
+def test_few_coloured_pixels_are_no_outliers():
+    """Only they show where the response is; a smooth response would have them dropped."""
+    subspace, low, seen, fold, _ = scene(grey=0.95)
+    srf, offset, *_ = fit_srf(subspace, low, seen, fold, SrfPrior.of(KnownSensor(), 1, BANDS))
+    assert left_by(subspace, low, seen, srf, offset) < 2e-3  # the noise is 1e-3
 
 
 def test_one_bright_fold_does_not_outvote_the_others():

@@ -72,8 +72,8 @@ def fit_srf(
 
     Minimises sum_i w_i (y_i - r x_i - o)^2 + strength r P r subject to r >= 0, P the prior's penalty. The
     strength is chosen for each guide band by spatial cross-validation (geometric mean of the folds' squared
-    errors), the weights w are Tukey's. The pixels are asked once for each change of weights: a fit, and its
-    error in a fold, take their moments only.
+    errors), the weights w are Tukey's, of what the weakest prior leaves. The pixels are asked once for each
+    change of weights: a fit, and its error in a fold, take their moments only.
 
     Parameters
     ----------
@@ -113,12 +113,13 @@ def _fit_band(
 ) -> tuple[Array, float, float, float]:
     """`fit_srf` of one guide band, its response (n,) penalised by (n, n)."""
     grid, folds = prior.strengths, [fold == k for k in range(int(fold.max()) + 1)]
-    middle, weight = grid[len(grid) // 2], np.ones(len(fold))
-    r, o = band.solve(band.moments(weight, folds).sum(0), middle * penalty)
+    # an outlier is what no response explains: a smooth one would drop the few pixels that show its shape
+    weight, freest = np.ones(len(fold)), grid[0] * penalty
+    r, o = band.solve(band.moments(weight, folds).sum(0), freest)
     for _ in range(ROBUST_ROUNDS):
         weight = tukey(torch.from_numpy(band.residual(r, o)[None])).numpy()
         moments = band.moments(weight, folds)
-        r, o = band.solve(moments.sum(0), middle * penalty)
+        r, o = band.solve(moments.sum(0), freest)
     whole = moments.sum(0)
     scores = []
     for strength in grid:
