@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.ndimage import gaussian_filter
 
 from hsi_fuse.physics import blur_down, gaussian_psf, mix_bands
 from hsi_fuse.quality import checks
@@ -65,6 +66,23 @@ def test_the_right_width_of_the_blur_is_named(scene, used, factor):
     problem = scene[0]
     wrong = replace(problem, sensor=replace(problem.sensor, psf=gaussian_psf(RATIO, used)))
     found = sensors_of(wrong)
+    assert found["blur_factor"] == factor
+    assert found["blur_excess"] > 1
+
+
+@pytest.mark.parametrize(("used", "factor"), [(2.2, 1.8), (7.3, 0.55)])
+def test_few_edges_show_the_width_of_the_blur(scene, used, factor):
+    """Most of the scene is smooth; under a wrong width its few edges look like outliers."""
+    problem, truth = scene
+    sensor = problem.sensor
+    fine = truth.coefficients
+    soft = torch.from_numpy(gaussian_filter(fine.numpy(), (0, 10, 10)))
+    soft[:, :40, :40] = fine[:, :40, :40]
+    cube = replace(truth, coefficients=soft).rows(0, 128)
+    noise = problem.hsi - blur_down(truth.rows(0, 128), sensor.psf, RATIO)
+    pair = replace(problem, hsi=blur_down(cube, sensor.psf, RATIO) + noise, guide=mix_bands(cube, sensor.srf))
+    assert sensors_of(pair)["blur_excess"] < 0.02
+    found = sensors_of(replace(pair, sensor=replace(sensor, psf=gaussian_psf(RATIO, used))))
     assert found["blur_factor"] == factor
     assert found["blur_excess"] > 1
 

@@ -87,22 +87,15 @@ def check_sensors(problem: Problem, subspace: Subspace) -> dict[str, Any]:
     freest = freest_srf(subspace, *(part.cpu().numpy() for part in (low, seen, weight)))
     best = _missed(subspace, low, seen, weight, *(torch.from_numpy(part).to(low) for part in freest))
     excess = learned - best
-    widths = []
-    for factor in WIDTHS:
-        trial = gaussian_psf(ratio, *_wide(sensor.psf_fwhm, factor)).to(psf)
-        if 2 * (len(trial) - ratio) > min(guide.shape[1:]):
-            continue
-        error = _regressed(design, blur_down(guide, trial, ratio)[:, support].double(), weight)[0]
-        widths.append((float((_mean_square(error, weight) / variance).log().mean()), factor))
-    lowest, width = min(widths)
+    blur_excess, blur_factor = _blur(problem, guide, design, support)
     return {
         "assessable": True,
         "pixels": count,
         "unexplained": left,
         "response_excess": (excess.diagonal() / variance).clamp_min(0),
         "response_misfit": worst_share(excess, best + NOTHING * whole),
-        "blur_excess": max(math.exp(float(left.log().mean()) - lowest) - 1, 0.0),
-        "blur_factor": width,
+        "blur_excess": blur_excess,
+        "blur_factor": blur_factor,
         "shift_px": _shift(problem, guide, design, support),
     }
 
@@ -270,6 +263,27 @@ def _laplacian(image: Tensor) -> Tensor:
 
 def _mean_square(values: Tensor, weight: Tensor) -> Tensor:
     return ((values.square() * weight).sum(1) / weight.sum()).clamp_min(1e-30)
+
+
+def _blur(problem: Problem, guide: Tensor, design: Tensor, support: Tensor) -> tuple[float, float]:
+    """How many times less a Gaussian of another width leaves unexplained, minus 1; its width in the PSF's.
+
+    An outlier is what no width explains. Under a wrong one these are the edges, which show the width: all are
+    compared with the weights of the width that explains half of the pixels best.
+    """
+    psf, ratio = problem.sensor.psf, problem.ratio
+    factors, blurred = [1.0], [psf]
+    for factor in WIDTHS:
+        trial = gaussian_psf(ratio, *_wide(problem.sensor.psf_fwhm, factor)).to(psf)
+        if factor != 1 and 2 * (len(trial) - ratio) <= min(guide.shape[1:]):
+            factors.append(factor)
+            blurred.append(trial)
+    seen = [blur_down(guide, trial, ratio)[:, support].double() for trial in blurred]
+    robust = [_regressed(design, each) for each in seen]
+    weight = min(robust, key=lambda found: float(found[0].abs().median(1).values.log().sum()))[1]
+    left = [float(_mean_square(_regressed(design, each, weight)[0], weight).log().mean()) for each in seen]
+    best = int(np.argmin(left))
+    return math.exp(left[0] - left[best]) - 1, factors[best]
 
 
 def _shift(problem: Problem, guide: Tensor, design: Tensor, support: Tensor) -> list[float]:
