@@ -135,6 +135,31 @@ def test_a_seam_is_a_step_and_an_edge_of_the_scene_is_none():
     assert step_of(holed) == pytest.approx(0.05, abs=0.03)
 
 
+def test_a_part_that_is_too_bright_is_found_wherever_its_rim_lies():
+    torch.manual_seed(0)
+    light = 0.05 * torch.rand(60, 50)
+    light[:, 30:] += 1  # the rim of what is too bright lies in the dark
+    error = 0.01 * torch.randn(60, 50)
+    assert checks.part_gain(error, light) < 0.005
+    bright = error.clone()
+    bright[:, 25:] += 0.03 * light[:, 25:]
+    assert checks.part_gain(bright, light) == pytest.approx(0.03, abs=0.01)
+    assert checks.part_gain(-bright.T, light.T) == pytest.approx(0.03, abs=0.01)
+    assert checks.part_gain(bright[:5], light[:5]) == pytest.approx(0.03, abs=0.015)
+    assert checks.part_gain(error.fill_(torch.nan), light) == 0
+
+
+def test_a_part_says_no_more_than_its_data():
+    torch.manual_seed(0)
+    light = 0.5 + torch.rand(40, 40)
+    error = 0.002 * torch.randn(40, 40)
+    error[20, 20] += 0.5  # one pixel is no part
+    assert checks.part_gain(error, light) < 0.005
+    wrong = error + 0.03 * light
+    wrong[::2], wrong[:, ::2] = torch.nan, torch.nan  # a quarter is left
+    assert checks.part_gain(wrong, light) == 0
+
+
 def test_a_straight_edge_of_the_scene_is_no_seam():
     torch.manual_seed(0)
     light = 1 + 0.1 * torch.rand(100, 80)

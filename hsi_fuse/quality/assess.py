@@ -288,6 +288,7 @@ def _checks(
         "product_shift_px": checks.check_position(problem, low, subspace),
         "contrast": checks.check_contrast(problem, low, subspace),
         "noise": checks.check_noise(problem, cube),
+        "part_gain": checks.part_gain(torch.from_numpy(maps["brightness"]), light["brightness"].cpu()),
         "steps": steps,
     }
 

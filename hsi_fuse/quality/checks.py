@@ -40,7 +40,9 @@ LAPLACIAN_NOISE = 1.25
 BESIDE, TRIFLE, EXCUSED = 3, 1e-3, 0.05
 """Of a band that stands out: neighbours to either side, and shares of its variance; see `standing_out`."""
 CHANCE = 5.0
-"""Robust deviations that the largest of some thousand steps may have by chance."""
+"""Deviations that the largest of some thousand steps or gains may have by chance."""
+PART = 7
+"""Side of a part of the scene whose brightness is compared, HSI pixels."""
 DARK = 0.2
 """Brightness, in the scene's mean, below which a step is no longer taken for a part of it."""
 FRAME, EDGE, ASIDE = 0.5, 0.05, 2
@@ -197,6 +199,29 @@ def largest_step(error: Tensor, light: Tensor) -> float:
         near = F.max_pool1d((edge - FRAME).clamp_min(0)[None], 2 * ASIDE + 1, stride=1, padding=ASIDE)[0]
         largest.append(float((step.abs() - CHANCE * own.clamp_min(all_lines) - EDGE * near).amax()))
     return max(largest)
+
+
+def part_gain(error: Tensor, light: Tensor) -> float:
+    """How much too bright or too dark a part of the scene is beyond chance, as a share: at least 0.
+
+    Of an error map (H, W; NaN without data) and the brightness `light` (H, W). A part is a square of `PART`
+    pixels, or of the whole shorter side, with data in half of it at least. Its gain is the regression of
+    the error on the brightness, so that bright pixels say most; what they leave says what chance is.
+    """
+    side = min(PART, *error.shape)
+    data = error.isfinite()
+    e, b = error.nan_to_num(0.0).double(), torch.where(data, light, 0.0).double()
+
+    def summed(values: Tensor) -> Tensor:
+        return F.avg_pool2d(values[None], side, stride=1)[0] * side**2
+
+    count, power, common = summed(data.double()), summed(b * b), summed(e * b)
+    enough = (count >= side**2 / 2) & (power > 0) & (count > 1)
+    if not bool(enough.any()):
+        return 0.0
+    count, power, common, whole = (part[enough] for part in (count, power, common, summed(e * e)))
+    left = (whole - common.square() / power).clamp_min(0) / (count - 1)
+    return max(float((common.abs() / power - CHANCE * (left / power).sqrt()).amax()), 0.0)
 
 
 def brightness_error(low: Tensor, problem: Problem) -> Tensor:
@@ -357,6 +382,7 @@ __all__ = [
     "check_position",
     "check_sensors",
     "largest_step",
+    "part_gain",
     "scene_subspace",
     "standing_out",
     "thinned",

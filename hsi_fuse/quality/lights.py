@@ -40,7 +40,8 @@ class AssessOptions:
     noise_factor : float
         Both limits are raised to at least this many times the angle that the HSI's own noise makes.
     bias_green, bias_amber : float
-        Median over bands of |bias| / mean.
+        Median over bands of |bias| / mean, or how much too bright or too dark a part of the scene is
+        beyond chance (`checks.part_gain`).
     band_green, band_amber : float
         What the degraded product misses of the band that stands out most, over what a band may miss
         (`checks.standing_out`).
@@ -195,10 +196,11 @@ def _spectra(figures: Figures, options: AssessOptions) -> Light:
 
 
 def _radiometry(figures: Figures, options: AssessOptions) -> Light:
-    value = _median(figures["consistency"]["learned_psf"]["product"]["bands"]["relative_bias"])
+    bias = _median(figures["consistency"]["learned_psf"]["product"]["bands"]["relative_bias"])
+    value = None if bias is None else 100 * max(bias, figures["checks"]["part_gain"])
     return _light(
-        "radiometry", "the level of the bands is off", "% median bias",
-        None if value is None else 100 * value, 100 * options.bias_green, 100 * options.bias_amber,
+        "radiometry", "the level of the bands, or of a part of the scene, is off", "% of the level", value,
+        100 * options.bias_green, 100 * options.bias_amber,
     )  # fmt: skip
 
 
