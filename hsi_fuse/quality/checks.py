@@ -61,12 +61,12 @@ def check_sensors(problem: Problem, subspace: Subspace) -> dict[str, Any]:
 
     The blurred reference is regressed on the input's subspace, robustly, and compared with what the sensor
     model says. `unexplained` (share of the reference's variance that no linear combination of the input's
-    bands explains), `response_excess` (share that the learned responses leave beyond the best non-negative
-    ones, both of the input within its subspace), `response_misfit` (the same in the combination of reference
-    bands that shows it best, over what the best ones leave and `NOTHING` of the variance), `blur_excess`
-    (how many times less a Gaussian of another width would leave unexplained, minus 1) and `blur_factor` (its
-    width in that of the PSF), `shift_px` (columns, rows: where the reference lies further right and down than
-    the input, fine pixels).
+    bands explains), `response_excess` (share that the learned responses leave beyond the input's noise and
+    what the best non-negative ones leave, fitted within its subspace), `response_misfit` (the same in the
+    combination of reference bands that shows it best, over what the best ones leave and `NOTHING` of the
+    variance), `blur_excess` (how many times less a Gaussian of another width would leave unexplained, minus
+    1) and `blur_factor` (its width in that of the PSF), `shift_px` (columns, rows: where the reference lies
+    further right and down than the input, fine pixels).
     """
     psf, ratio, sensor = problem.sensor.psf, problem.ratio, problem.sensor
     support = supported(problem.guide_weight, problem.hsi_weight, psf, ratio)
@@ -84,11 +84,11 @@ def check_sensors(problem: Problem, subspace: Subspace) -> dict[str, Any]:
     unexplained = _second(residual, weight)
     variance = whole.diagonal()
     left = unexplained.diagonal() / variance
-    # of the input as the subspace has it: beside the noise of all its bands a wrong response would not show
-    learned = _missed(subspace, low, seen, weight, sensor.srf.double(), sensor.offset.double())
-    freest = freest_srf(subspace, *(part.cpu().numpy() for part in (low, seen, weight)))
-    best = _missed(subspace, low, seen, weight, *(torch.from_numpy(part).to(low) for part in freest))
-    excess = learned - best
+    model = torch.tensordot(sensor.srf, problem.hsi[:, support], 1).double() + sensor.offset.double()[:, None]
+    # of all bands: a true response need not be at its best within the subspace; their noise is not its fault
+    noise = (sensor.srf.double() * problem.hsi_noise.double().square()) @ sensor.srf.double().T
+    best = _second(seen - _freest(subspace, low, seen, weight), weight)
+    excess = _second(seen - model, weight) - noise - best
     blur_excess, blur_factor = _blur(problem, guide, design, support)
     return {
         "assessable": True,
@@ -264,12 +264,13 @@ def _weighted_median(values: Tensor, weight: Tensor) -> Tensor:
     return torch.where(summed[:, -1] > 0, ordered.gather(1, half)[:, 0], 0.0)
 
 
-def _missed(
-    subspace: Subspace, low: Tensor, seen: Tensor, weight: Tensor, srf: Tensor, offset: Tensor
-) -> Tensor:
-    """Weighted second moments (m, m) of what responses (m, n) and offsets (m,) leave of `seen` (m, N)."""
-    model = (srf @ subspace.basis.double()) @ low + (srf @ subspace.mean.double() + offset)[:, None]
-    return _second(seen - model, weight)
+def _freest(subspace: Subspace, low: Tensor, seen: Tensor, weight: Tensor) -> Tensor:
+    """What the best non-negative responses see of coefficients (k, N), fitted to `seen` (m, N): (m, N)."""
+    srf, offset = freest_srf(subspace, *(part.cpu().numpy() for part in (low, seen, weight)))
+    mixed = torch.from_numpy(srf).to(low)
+    return (mixed @ subspace.basis.double()) @ low + (
+        mixed @ subspace.mean.double() + torch.from_numpy(offset).to(low)
+    )[:, None]
 
 
 def _second(values: Tensor, weight: Tensor) -> Tensor:

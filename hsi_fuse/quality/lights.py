@@ -75,7 +75,7 @@ class AssessOptions:
     place_amber: float = 0.5
     position_green: float = 0.5
     position_amber: float = 1.0
-    response_green: float = 1.0
+    response_green: float = 1.15
     response_amber: float = 10.0
     blur_green: float = 0.2
     blur_amber: float = 1.0
