@@ -37,7 +37,7 @@ NOTHING = 3e-4
 CLEAR = 10.0
 LAPLACIAN_NOISE = 1.25
 """Variance of the Laplacian of white noise of variance 1."""
-BESIDE, TRIFLE, EXCUSED = 3, 1e-3, 0.05
+BESIDE, TRIFLE, EXCUSED = 3, 3e-4, 0.05
 """Of a band that stands out: neighbours to either side, and shares of its variance; see `standing_out`."""
 CHANCE = 5.0
 """Deviations that the largest of some thousand steps or gains may have by chance."""
