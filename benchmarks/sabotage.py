@@ -50,7 +50,7 @@ READ_FIRST = (
     *("abu_airport_4", "abu_beach_2", "abu_beach_3", "abu_urban_3", "abu_urban_5"),
     *(f"{scene}+{corner}" for scene in CAVE for corner in ("176+80", "176+272", "8+176")),
 )
-"""Misses among these changed what `bands`, `seams` and `sharpness` measure and the limits of `response` and
+"""Misses among these changed what `bands` and `sharpness` measure and the limits of `response` and
 `bands`; for these lights they choose too."""
 READ_ON = tuple(f"{scene}+{corner}" for scene in CAVE for corner in ("344+176", "8+344", "344+8"))
 AFRESH = ", judged afresh"

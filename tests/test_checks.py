@@ -115,26 +115,6 @@ def test_noise_is_told_in_that_of_the_input(scene, times):
     assert checks.check_noise(problem, truth) < 0.1
 
 
-def step_of(error):
-    return checks.largest_step(error, torch.ones_like(error))
-
-
-def test_a_seam_is_a_step_and_an_edge_of_the_scene_is_none():
-    torch.manual_seed(0)
-    error = 0.01 * torch.randn(100, 80)
-    assert step_of(error) < 0.005
-    seam = error.clone()
-    seam[:, 33:] += 0.05
-    assert step_of(seam) == pytest.approx(0.05, abs=0.02)
-    assert step_of(seam.T) == pytest.approx(0.05, abs=0.02)
-    edge = error.clone()
-    edge[:40, 50:] += 0.5  # on less than half of either line
-    assert step_of(edge) < 0.01
-    holed = seam.clone()
-    holed[30:] = torch.nan
-    assert step_of(holed) == pytest.approx(0.05, abs=0.03)
-
-
 def test_a_part_that_is_too_bright_is_found_wherever_its_rim_lies():
     torch.manual_seed(0)
     light = 0.05 * torch.rand(60, 50)
@@ -158,19 +138,6 @@ def test_a_part_says_no_more_than_its_data():
     wrong = error + 0.03 * light
     wrong[::2], wrong[:, ::2] = torch.nan, torch.nan  # a quarter is left
     assert checks.part_gain(wrong, light) == 0
-
-
-def test_a_straight_edge_of_the_scene_is_no_seam():
-    torch.manual_seed(0)
-    light = 1 + 0.1 * torch.rand(100, 80)
-    light[:5] *= 0.05  # a dark frame
-    error = 0.002 * torch.randn(100, 80)
-    error[5] -= 0.02
-    error[-1] += 0.05  # no block is a line wide
-    assert step_of(error) > 0.015  # if the scene were even there
-    assert checks.largest_step(error, light) < 0.005
-    error[30:] += 0.05 * light[30:]
-    assert checks.largest_step(error, light) == pytest.approx(0.05, abs=0.02)
 
 
 def test_a_guide_of_one_band_is_enough(scene):
@@ -232,35 +199,6 @@ def test_what_no_response_could_show_is_not_the_responses_fault(scene):
     learned = sense(pair.hsi, pair.hsi_weight, guide, pair.guide_weight, RATIO).sensor
     found = sensors_of(replace(pair, sensor=learned))
     assert found["response_misfit"] < 1
-
-
-def test_a_seam_shows_where_there_is_light():
-    torch.manual_seed(0)
-    light = 0.02 * torch.rand(100, 80)
-    light[:30] += 1  # two thirds are dark
-    error = 0.001 * torch.randn(100, 80)
-    error[:, 50:] += 0.05 * light[:, 50:]
-    assert step_of(error) < 0.01
-    assert checks.largest_step(error, light) == pytest.approx(0.05, abs=0.01)
-
-
-def test_a_seam_through_darkness_is_told_by_its_gain():
-    torch.manual_seed(0)
-    light = 1 + torch.rand(100, 80)
-    for row, start in enumerate(torch.randint(20, 45, (90,)).tolist()):  # no straight edge of its own
-        light[row, start : start + 31] *= 0.2
-    error = 0.002 * torch.randn(100, 80)
-    seam = error.clone()
-    seam[:, 50:] += 0.05 * light[:, 50:]
-    assert checks.largest_step(seam, light) == pytest.approx(0.05, abs=0.015)
-    assert checks.largest_step(error, light) == 0
-
-
-def test_a_dark_line_says_no_more_than_its_noise_lets_it():
-    torch.manual_seed(0)
-    light = torch.ones(100, 80)
-    light[40:60] = 0.0  # water from edge to edge
-    assert checks.largest_step(0.02 * torch.randn(100, 80), light) < 0.015
 
 
 def test_a_band_stands_out_against_those_beside_it():

@@ -91,7 +91,7 @@ def test_options_that_the_pages_name_exist(name):
 
 LIMITS = {
     "position": "position", "place": "place", "response": "response", "blur": "blur", "radiometry": "bias",
-    "bands": "band", "detail": "detail", "sharpness": "sharpness", "noise": "noise", "seams": "seam",
+    "bands": "band", "detail": "detail", "sharpness": "sharpness", "noise": "noise",
     "integrity": "negative",
 }  # fmt: skip
 """Names of lights and of their limits."""

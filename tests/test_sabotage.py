@@ -36,7 +36,7 @@ def test_what_is_spoilt_in_the_problem(scene, what, light):
 
 @pytest.mark.parametrize(
     ("what", "light"),
-    [("times 1.1", "radiometry"), ("seam", "seams"), ("noise", "noise"), ("bands swapped", "bands"),
+    [("times 1.1", "radiometry"), ("seam", "radiometry"), ("noise", "noise"), ("bands swapped", "bands"),
      ("sharpened", "sharpness"), ("product 2 px off", "position")],
 )  # fmt: skip
 def test_what_is_spoilt_in_the_product(scene, what, light):

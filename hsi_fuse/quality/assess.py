@@ -274,22 +274,15 @@ def _checks(
     problem: Problem, cube: Cube, low: Tensor, maps: Mapping[str, NDArray[np.float32]]
 ) -> dict[str, Any]:
     """What is found out again, see `checks`."""
-    level = problem.guide.flatten(1).mean(1).clamp_min(1e-30)[:, None, None]
-    light = {
-        "brightness": checks.brightness(problem.hsi, problem),
-        "guide": (problem.guide / level).mean(0),
-    }
-    steps = [
-        checks.largest_step(torch.from_numpy(maps[name]), light[name].cpu()) for name in light if name in maps
-    ]
     subspace = checks.scene_subspace(problem)
     return {
         "sensors": checks.check_sensors(problem, subspace),
         "product_shift_px": checks.check_position(problem, low, subspace),
         "contrast": checks.check_contrast(problem, low, subspace),
         "noise": checks.check_noise(problem, cube),
-        "part_gain": checks.part_gain(torch.from_numpy(maps["brightness"]), light["brightness"].cpu()),
-        "steps": steps,
+        "part_gain": checks.part_gain(
+            torch.from_numpy(maps["brightness"]), checks.brightness(problem.hsi, problem).cpu()
+        ),
     }
 
 

@@ -1,8 +1,7 @@
 """What the assessment finds out by itself, whatever the aligner, the sensors' fit and the stages claim.
 
 Everything here asks the images: does the reference show what the input shows, through these responses and
-this blur, at this place; does the product lie on the input, is it noisier, does a straight line run through
-it?
+this blur, at this place; does the product lie on the input, is it noisier, is a part of it too bright?
 """
 
 from __future__ import annotations
@@ -40,15 +39,9 @@ LAPLACIAN_NOISE = 1.25
 BESIDE, TRIFLE, EXCUSED = 3, 3e-4, 0.05
 """Of a band that stands out: neighbours to either side, and shares of its variance; see `standing_out`."""
 CHANCE = 5.0
-"""Deviations that the largest of some thousand steps or gains may have by chance."""
+"""Deviations that the largest of some thousand gains may have by chance."""
 PART = 7
 """Side of a part of the scene whose brightness is compared, HSI pixels."""
-DARK = 0.2
-"""Brightness, in the scene's mean, below which a step is no longer taken for a part of it."""
-FRAME, EDGE, ASIDE = 0.5, 0.05, 2
-"""A straight edge of the scene from edge to edge changes its brightness by more than that; share of the rest
-that it may leave in the error; lines next to it that it may do so on. As many at a map's edge, where no block
-ends, are not looked at."""
 
 
 def scene_subspace(problem: Problem) -> Subspace:
@@ -168,39 +161,6 @@ def standing_out(missed: Tensor, noise: Tensor) -> Tensor:
     return missed / (noise + TRIFLE + beside.clamp_max(EXCUSED))
 
 
-def largest_step(error: Tensor, light: Tensor) -> float:
-    """The largest straight step in an error map (H, W; NaN without data) beyond chance, over the brightness.
-
-    A seam of blocks that were processed apart runs along a row or a column from edge to edge, and changes
-    the level: what it puts into the error goes with the brightness `light` (H, W; the scene's mean is 1). The
-    step across a line is the gain that explains the differences of its pixels in absolute value best: their
-    median over the brightness, weighted by it, so that an edge of the scene that covers less than half of
-    what is bright is none. What is darker than `DARK` counts as that. Chance is `CHANCE` robust deviations of
-    the steps across all lines, or standard errors of the line's own where they are larger. Where the scene
-    itself has a straight edge from edge to edge, the frame of a picture, a step is not taken for a seam's
-    as far as that explains it (`FRAME`, `EDGE`).
-    """
-    largest = [0.0]
-    for image, bright in ((error, light), (error.T, light.T)):
-        image, bright = image[ASIDE:-ASIDE], bright[ASIDE:-ASIDE]
-        across = image[1:] - image[:-1]
-        enough = across.isfinite().sum(1) >= max(16, across.shape[1] // 4)
-        if int(enough.sum()) < 8:
-            continue
-        weight = level = ((bright[1:] + bright[:-1]) / 2)[enough].clamp_min(DARK).double()
-        gains = across[enough].double() / level
-        step = _weighted_median(gains, weight)
-        spread = 1.4826 * _weighted_median((gains - step[:, None]).abs(), weight)
-        weight = torch.where(gains.isfinite(), weight, 0.0)
-        # of a median of normal values; of weighted ones as of as many as weigh the same
-        own = math.sqrt(math.pi / 2) * spread * weight.square().sum(1).sqrt() / weight.sum(1)
-        all_lines = 1.4826 * (step - step.median()).abs().median()
-        edge = _weighted_median((bright[1:] - bright[:-1])[enough].double() / level, weight).abs()
-        near = F.max_pool1d((edge - FRAME).clamp_min(0)[None], 2 * ASIDE + 1, stride=1, padding=ASIDE)[0]
-        largest.append(float((step.abs() - CHANCE * own.clamp_min(all_lines) - EDGE * near).amax()))
-    return max(largest)
-
-
 def part_gain(error: Tensor, light: Tensor) -> float:
     """How much too bright or too dark a part of the scene is beyond chance, as a share: at least 0.
 
@@ -253,15 +213,6 @@ def _regressed(design: Tensor, seen: Tensor, weight: Tensor | None = None) -> tu
         if i + 1 < rounds:
             current = tukey(residual)
     return residual, current
-
-
-def _weighted_median(values: Tensor, weight: Tensor) -> Tensor:
-    """Of each row of (l, N); NaN weighs nothing, and a row without weight has the median 0."""
-    weight = torch.where(values.isfinite(), weight, 0.0)
-    ordered, order = values.nan_to_num(0.0).sort(1)
-    summed = weight.gather(1, order).cumsum(1)
-    half = (summed >= summed[:, -1:] / 2).to(torch.uint8).argmax(1, keepdim=True)
-    return torch.where(summed[:, -1] > 0, ordered.gather(1, half)[:, 0], 0.0)
 
 
 def _freest(subspace: Subspace, low: Tensor, seen: Tensor, weight: Tensor) -> Tensor:
@@ -382,7 +333,6 @@ __all__ = [
     "check_noise",
     "check_position",
     "check_sensors",
-    "largest_step",
     "part_gain",
     "scene_subspace",
     "standing_out",

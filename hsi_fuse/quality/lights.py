@@ -53,8 +53,6 @@ class AssessOptions:
         the input's: distance from 1.
     noise_green, noise_amber : float
         Noise of the product over that of the input, median over bands.
-    seam_green, seam_amber : float
-        Largest straight step beyond chance, share of the level or of the reference's standard deviation.
     synthesis_green, synthesis_amber : float
         PSNR (dB) by which the best simpler method may beat the product at reduced resolution. Red where
         interpolation beats it at all.
@@ -92,8 +90,6 @@ class AssessOptions:
     sharpness_amber: float = 0.3
     noise_green: float = 0.7
     noise_amber: float = 1.5
-    seam_green: float = 0.015
-    seam_amber: float = 0.05
     synthesis_green: float = 0.5
     synthesis_amber: float = 3.0
     negative_green: float = 0.01
@@ -238,13 +234,6 @@ def _noise(figures: Figures, options: AssessOptions) -> Light:
     )  # fmt: skip
 
 
-def _seams(figures: Figures, options: AssessOptions) -> Light:
-    return _light(
-        "seams", "a straight seam runs through the product", "step", _largest(figures["checks"]["steps"]),
-        options.seam_green, options.seam_amber,
-    )  # fmt: skip
-
-
 def _synthesis(figures: Figures, options: AssessOptions) -> Light:
     """By how much the product beats the best simpler method; red where interpolation has the better PSNR."""
     part = figures["synthesis"]
@@ -282,5 +271,5 @@ LIGHTS: tuple[Callable[[Figures, AssessOptions], Light], ...] = (
     *(_spectra, _radiometry, _bands),  # thematic quality
     *(_detail, _sharpness, _noise),
     *(_synthesis,),
-    *(_seams, _integrity),  # logical consistency and completeness
+    *(_integrity,),  # logical consistency and completeness
 )

@@ -49,7 +49,7 @@ GROUPS = {
     "Spectra": ("spectra", "radiometry", "bands"),
     "Detail": ("detail", "sharpness", "noise"),
     "Proof": ("synthesis",),
-    "Integrity": ("seams", "integrity"),
+    "Integrity": ("integrity",),
 }
 """The headings under which the page shows the lights."""
 
