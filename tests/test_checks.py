@@ -129,6 +129,19 @@ def test_a_part_that_is_too_bright_is_found_wherever_its_rim_lies():
     assert checks.part_gain(error.fill_(torch.nan), light) == 0
 
 
+def test_a_seam_has_the_steepest_line():
+    torch.manual_seed(0)
+    error = 0.002 * torch.randn(60, 50)
+    assert checks.seam_ratio(error) < 1.7
+    seamed = error.clone()
+    seamed[:, 25:] += 0.02
+    assert checks.seam_ratio(seamed) > 5
+    assert checks.seam_ratio(seamed.T) > 5
+    seamed[:30] = torch.nan
+    assert checks.seam_ratio(seamed) > 5
+    assert checks.seam_ratio(torch.full((20, 20), torch.nan)) is None
+
+
 def test_a_part_says_no_more_than_its_data():
     torch.manual_seed(0)
     light = 0.5 + torch.rand(40, 40)

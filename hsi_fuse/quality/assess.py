@@ -275,14 +275,14 @@ def _checks(
 ) -> dict[str, Any]:
     """What is found out again, see `checks`."""
     subspace = checks.scene_subspace(problem)
+    error = torch.from_numpy(maps["brightness"])
     return {
         "sensors": checks.check_sensors(problem, subspace),
         "product_shift_px": checks.check_position(problem, low, subspace),
         "contrast": checks.check_contrast(problem, low, subspace),
         "noise": checks.check_noise(problem, cube),
-        "part_gain": checks.part_gain(
-            torch.from_numpy(maps["brightness"]), checks.brightness(problem.hsi, problem).cpu()
-        ),
+        "part_gain": checks.part_gain(error, checks.brightness(problem.hsi, problem).cpu()),
+        "seam_ratio": checks.seam_ratio(error),
     }
 
 

@@ -184,6 +184,26 @@ def part_gain(error: Tensor, light: Tensor) -> float:
     return max(float((common.abs() / power - CHANCE * (left / power).sqrt()).amax()), 0.0)
 
 
+def seam_ratio(error: Tensor) -> float | None:
+    """The largest gradient across a line of an error map (H, W; NaN without data) over the lines beside it.
+
+    Mean absolute differences across each row's and column's rim, over the median of those within `BESIDE`
+    lines: near 1 where no blocks show. A straight edge of the scene may show too, so that no light hangs on
+    it. None where fewer than `PART` lines have data in a quarter of their pixels.
+    """
+    ratios = []
+    for image in (error, error.T):
+        across = (image[1:] - image[:-1]).abs().double()
+        across = across[across.isfinite().sum(1) >= max(across.shape[1] // 4, 1)]
+        if len(across) < PART:
+            continue
+        gradient = across.nanmean(1)
+        padded = F.pad(gradient[None, None], (BESIDE, BESIDE), mode="reflect")[0, 0]
+        around = padded.unfold(0, 2 * BESIDE + 1, 1)  # (lines, 2 BESIDE + 1)
+        ratios.append(float((gradient / around.median(1).values.clamp_min(1e-30)).max()))
+    return max(ratios, default=None)
+
+
 def brightness_error(low: Tensor, problem: Problem) -> Tensor:
     """Relative error of brightness (h, w): the degraded product minus the input."""
     return brightness(low, problem) - brightness(problem.hsi, problem)
@@ -335,6 +355,7 @@ __all__ = [
     "check_sensors",
     "part_gain",
     "scene_subspace",
+    "seam_ratio",
     "standing_out",
     "thinned",
 ]
