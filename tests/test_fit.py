@@ -13,7 +13,7 @@ from hsi_fuse.registration import fit as module
 from hsi_fuse.registration.displacement import Displacement, PixelBasis
 from hsi_fuse.registration.field import Splines
 from hsi_fuse.registration.fit import fit
-from hsi_fuse.registration.prior import Quadratic, priors_of, solve
+from hsi_fuse.registration.prior import Expected, Quadratic, priors_of, solve
 from hsi_fuse.registration.robust import robust_regression, tukey, unexplained
 from hsi_fuse.registration.warp import Observer, Pair
 
@@ -333,7 +333,7 @@ def test_sums_over_pixels_are_those_of_the_basis_itself(splines):
 @pytest.mark.parametrize("local", [False, True])
 def test_the_freedom_is_what_the_data_determine(local):
     splines = Splines.over(SHAPE, 6.0) if local else None
-    prior = priors_of("affine", SHAPE, splines, 9.0)[0]
+    prior = priors_of("affine", SHAPE, splines, Expected(9.0))[0]
     size = 2 * (6 + (splines.size if splines else 0))
     root = np.random.default_rng(0).standard_normal((size, 40))
     answer = solve(Quadratic(1.0, root[:, 0], root @ root.T, 0.0, np.ones(1), np.ones((1, 1))), prior, None)

@@ -14,6 +14,7 @@ from hsi_fuse.registration import patchwork
 from hsi_fuse.registration.displacement import Displacement
 from hsi_fuse.registration.fit import fit
 from hsi_fuse.registration.patchwork import Patch, Patchwork, fit_fields
+from hsi_fuse.registration.prior import AMPLITUDES, Expected
 from hsi_fuse.registration.tiles import spread
 from hsi_fuse.registration.warp import Observer
 
@@ -80,7 +81,7 @@ def test_patches_find_the_field_that_the_whole_finds(small_patches):
     places = np.array([5.0, 20.0, 35.0]), np.array([8.0, 24.0, 40.0])
     assert (parts.deviation(*places) > 0.5 * whole.deviation(*places)).all()
     assert parts.deviation(*places).max() < 0.1
-    again = fit_fields(observer, pair.start, "affine", 1, parts.shift, parts.length)
+    again = fit_fields(observer, pair.start, "affine", 1, parts.shift, Expected(parts.length))
     assert rms(again.shift(X, Y) - parts.shift(X, Y)) < 0.01
 
 
@@ -123,20 +124,39 @@ def test_of_a_sample_the_sample_is_the_same(monkeypatch):
     assert torch.equal(patchwork.sample_of(limited, pair.start), pixels)
 
 
-def test_the_other_patches_try_the_lengths_that_those_found(small_patches, monkeypatch):
-    tried = []
+def test_the_other_patches_expect_what_those_found(small_patches, monkeypatch):
+    told = []
 
-    def remembered(*given, near):
-        tried.append(near)
-        return fit(*given, near=near)
+    def remembered(*given, expected, settled):
+        told.append(expected)
+        return fit(*given, expected=expected, settled=settled)
 
     monkeypatch.setattr(patchwork, "fit", remembered)
     monkeypatch.setattr(patchwork, "SAMPLED", 1)
     pair = unregistered(local=waves)
-    fit_fields(Observer(pair, PSF, RATIO), pair.start, "affine", 3)
-    assert tried[0] == 0
-    assert len(set(tried[1:])) == 1
-    assert tried[1] > 0
+    found = fit_fields(Observer(pair, PSF, RATIO), pair.start, "affine", 3)
+    assert told[0] is None
+    assert len(set(told[1:])) == 1
+    assert (told[1].length, told[1].amplitude) != (0, 0)
+    told.clear()
+    fit_fields(Observer(pair, PSF, RATIO), pair.start, "affine", 3, expected=Expected(found.length, 0.1))
+    assert None not in told
+
+
+def test_an_expected_field_is_found_as_it_is_without(small_patches):
+    pair = unregistered(local=waves)
+    observer = Observer(pair, PSF, RATIO)
+    plain = fit_fields(observer, pair.start, "affine", 15)
+    told = fit_fields(observer, pair.start, "affine", 15, expected=Expected(plain.length, plain.amplitude))
+    moved = told.shift(X, Y) - plain.shift(X, Y)
+    assert np.sqrt((moved**2).mean()) < 0.01
+    assert np.abs(plain.shift(X, Y)).max() > 0.1
+
+
+@pytest.mark.parametrize(("amplitude", "nearest"), [(None, None), (0.1, 0.1), (0.075, 0.1), (5.0, 0.8)])
+def test_an_expected_amplitude_is_one_of_those_tried(amplitude, nearest):
+    likely = Expected(9.0, amplitude).likely
+    assert (likely if likely is None else AMPLITUDES[likely]) == nearest
 
 
 def test_a_small_image_is_one_patch():

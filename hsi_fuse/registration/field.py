@@ -55,11 +55,11 @@ class Splines:
 
     def at(self, columns: Array, rows: Array) -> sparse.csr_matrix:
         """The splines at scattered places (N,): (N, size), 16 entries a row."""
-        across, down = (sparse.csr_matrix(factors) for factors in self.along(columns, rows))
-        wide = across.shape[1]
-        # row-wise Kronecker product, node (i, j) at i * wide + j
-        i, j = np.repeat(np.arange(down.shape[1]), wide), np.tile(np.arange(wide), down.shape[1])
-        return sparse.csr_matrix(down.tocsc()[:, i].multiply(across.tocsc()[:, j]))
+        i, down = _nearest(rows, self.along_rows)
+        j, across = _nearest(columns, self.along_columns)
+        entries = i[:, :, None] * len(self.along_columns) + j[:, None]  # node (i, j) at i * wide + j
+        values, ends = down[:, :, None] * across[:, None], np.arange(0, entries.size + 1, 16)
+        return sparse.csr_matrix((values.ravel(), entries.ravel(), ends), (len(rows), self.size))
 
     def along(self, columns: Array, rows: Array) -> tuple[Array, Array]:
         """The factors of the splines along either axis: (W, nodes), (H, nodes)."""
@@ -130,5 +130,16 @@ def _nodes(side: int, spacing: float) -> Array:
 
 def _basis(where: Array, nodes: Array) -> Array:
     """(N, nodes); beyond the outermost whole interval the field stays what it is at its end."""
-    inside = np.clip(where, nodes[1], nodes[-2])
-    return _cubic((inside[:, None] - nodes) / (nodes[1] - nodes[0]))
+    return _cubic((_within(where, nodes)[:, None] - nodes) / (nodes[1] - nodes[0]))
+
+
+def _nearest(where: Array, nodes: Array) -> tuple[NDArray[np.intp], Array]:
+    """Of `_basis` the four columns (N, 4) that are not 0, and their values."""
+    inside, spacing = _within(where, nodes), nodes[1] - nodes[0]
+    first = np.minimum(((inside - nodes[0]) / spacing).astype(int) - 1, len(nodes) - 4)
+    four = first[:, None] + np.arange(4)
+    return four, _cubic((inside[:, None] - nodes[four]) / spacing)
+
+
+def _within(where: Array, nodes: Array) -> Array:
+    return np.clip(where, nodes[1], nodes[-2])

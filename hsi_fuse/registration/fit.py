@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from hsi_fuse.errors import AlignmentError
 from hsi_fuse.registration.displacement import Displacement, Move, PixelBasis, basis_at
 from hsi_fuse.registration.field import Splines
-from hsi_fuse.registration.prior import AMPLITUDES, MONOMIALS, Quadratic, priors_of, solve
+from hsi_fuse.registration.prior import AMPLITUDES, MONOMIALS, Expected, Quadratic, priors_of, solve
 from hsi_fuse.registration.robust import Weigh, robust_regression, tukey, unexplained
 from hsi_fuse.registration.warp import Observer, Seen
 
@@ -106,8 +106,9 @@ def fit(
     iterations: int = 15,
     start: Move | None = None,
     weigh: Weigh = tukey,
-    near: float = 0.0,
+    expected: Expected | None = None,
     bright: bool = False,
+    settled: float = SETTLED,
 ) -> Fitted:
     """Gauss-Newton from `base` (and `start`), until nothing moves.
 
@@ -125,11 +126,13 @@ def fit(
         Taken as far as this fit has the same parameters.
     weigh : callable
         Robust weights (N,) of residuals (m, N).
-    near : float
-        Correlation length of a field that fits such a pair, HSI pixels: few others are tried. 0: all are.
+    expected : Expected, optional
+        Of the local field; without it all correlation lengths and amplitudes are tried.
     bright : bool
         Whether bright pixels that misfit in proportion to their contrast count (`IN_PROPORTION`). With a
         local field they do; a polynomial, where a field is missing, may go astray by them.
+    settled : float
+        Largest step, HSI pixels, after which there is no other.
 
     Raises
     ------
@@ -140,13 +143,13 @@ def fit(
     splines = Splines.over(shape, max(LEAST_SPACING, max(shape) / NODES_ALONG_SIDE)) if local else None
     shift = _started(shape, splines, start)
     basis = PixelBasis(observer.columns, observer.rows, shift)
-    priors = priors_of(model, shape, splines, near)
-    likely: dict[float, int] = {}
+    priors = priors_of(model, shape, splines, expected)
+    likely = dict.fromkeys((p.length for p in priors), None if expected is None else expected.likely)
     freedom, spared = 0.0, IN_PROPORTION if local or bright else 0.0
     for step in range(iterations):
         seen = observer.see(base, shift)
         linear = _linearise(observer, seen, basis, shift.parameters, freedom, weigh, spared)
-        answers = [solve(linear, prior, likely.get(prior.length)) for prior in priors]
+        answers = [solve(linear, prior, likely[prior.length]) for prior in priors]
         likely = {a.prior.length: a.amplitude for a in answers}
         answer = max(answers, key=lambda a: a.evidence)
         if step >= ROUNDS_OF_LENGTH:
@@ -157,7 +160,7 @@ def fit(
         new = shift.parameters + change * min(1.0, LONGEST_STEP / max(move, 1e-12))
         shift = Displacement(shape, new[:, :MONOMIALS], splines, new[:, MONOMIALS:])
         freedom = answer.freedom
-        if move < SETTLED:
+        if move < settled:
             break
     return Fitted(
         base, shift, answer.covariance, answer.prior.raw(np.eye(len(answer.free))), linear.left,

@@ -20,7 +20,7 @@ from torch import Tensor
 from hsi_fuse.errors import AlignmentError
 from hsi_fuse.registration.displacement import Displacement, Move
 from hsi_fuse.registration.fit import Fitted, Mapped, fit
-from hsi_fuse.registration.prior import AMPLITUDES
+from hsi_fuse.registration.prior import AMPLITUDES, Expected
 from hsi_fuse.registration.tiles import Tile, spread
 from hsi_fuse.registration.warp import Array, Observer, Pair, apply
 
@@ -35,6 +35,8 @@ SAMPLED = 9
 """Patches that stand for all: their own best correlation lengths, and held-out pixels."""
 WELL_SEEN = 0.5
 """Share of its pixels on the guide, in the best patch's, from which on a patch can be one of them."""
+SETTLED = 0.016
+"""Largest last step of a patch, HSI pixels. Those after it move its pixels by a thousandth in the mean."""
 LATTICE = 9
 """Places along each axis of a patch at which its standard error is kept."""
 
@@ -143,13 +145,13 @@ def fit_fields(
     model: str,
     iterations: int,
     start: Move | None = None,
-    near: float = 0.0,
+    expected: Expected | None = None,
     sampled: bool = False,
 ) -> Mapped:
     """`fit` with a local field: of the image as a whole where it is small, else patch by patch.
 
-    In patches the base stays what it is, whatever the model. Unless the correlation length is known (`near`),
-    patches all over the image try all of them, and the others those next to their median.
+    In patches the base stays what it is, whatever the model. Some all over the image find out what the local
+    field is like, unless the call is told; the others expect the median of that.
 
     Parameters
     ----------
@@ -163,18 +165,20 @@ def fit_fields(
     """
     shape = observer.pair.shape
     if max(shape) <= LARGEST:
-        return fit(observer, base, model, True, iterations, start, near=near)
+        length = None if expected is None else Expected(expected.length)
+        return fit(observer, base, model, True, iterations, start, expected=length)
     before = {_corner(p.tile): p.shift for p in start.patches} if isinstance(start, Patchwork) else {}
     first, others = _tiles(observer.pair, base)
     patches: list[Patch] = []
     fits: list[Fitted] = []
     for i, tile in enumerate(first if sampled else first + others):
         if i == len(first) and fits:
-            near = near or float(np.median([found.length for found in fits]))
+            expected = Expected(_median(fits, "length"), _median(fits, "amplitude"))
         part = observer.part(tile)
         there = base * Affine.translation(tile[1].start, tile[0].start)
         try:
-            found = fit(part, there, "none", True, iterations, before.get(_corner(tile)), near=near)
+            last = before.get(_corner(tile))
+            found = fit(part, there, "none", True, iterations, last, expected=expected, settled=SETTLED)
         except AlignmentError:
             unknown = np.full((LATTICE, LATTICE), UNKNOWN)
             patches.append(Patch(tile, Displacement.none(part.pair.shape), unknown))
@@ -183,8 +187,12 @@ def fit_fields(
         patches.append(Patch(tile, found.shift, _deviations(found)))
     if not fits:
         raise AlignmentError("the mapping slid off the reference")
-    left, amplitude, length = (float(np.median([getattr(f, n) for f in fits])) for n in FIGURES)
-    return Patched(base, Patchwork(shape, tuple(patches)), left, amplitude, length)
+    figures = [_median(fits, name) for name in FIGURES]
+    return Patched(base, Patchwork(shape, tuple(patches)), *figures)
+
+
+def _median(fits: list[Fitted], figure: str) -> float:
+    return float(np.median([getattr(found, figure) for found in fits]))
 
 
 def sample_of(pair: Pair, base: Affine) -> Tensor:

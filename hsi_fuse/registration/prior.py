@@ -41,6 +41,36 @@ STRETCH = 0.03
 
 
 @dataclass(frozen=True)
+class Expected:
+    """What a local field is expected to be like, from a similar fit.
+
+    Attributes
+    ----------
+    length : float
+        Correlation length, HSI pixels.
+    amplitude : float or None
+        HSI pixels. None: the length is not certain either, and two are tried.
+    """
+
+    length: float
+    amplitude: float | None = None
+
+    @property
+    def tried(self) -> int:
+        """How many of `LENGTHS`."""
+        return 2 if self.amplitude is None else 1
+
+    @property
+    def likely(self) -> int | None:
+        """The nearest of `AMPLITUDES`."""
+        return (
+            None
+            if self.amplitude is None
+            else int(np.abs(np.log(AMPLITUDES) - np.log(self.amplitude)).argmin())
+        )
+
+
+@dataclass(frozen=True)
 class Prior:
     """Free parameters: the polynomial's, then a field's for either axis, of unit variance at amplitude 1.
 
@@ -74,8 +104,10 @@ class Prior:
         return np.concatenate([first, *rest])
 
 
-def priors_of(model: str, shape: tuple[int, int], splines: Splines | None, near: float) -> list[Prior]:
-    """One for each correlation length that the splines can carry; only one without a field."""
+def priors_of(
+    model: str, shape: tuple[int, int], splines: Splines | None, expected: Expected | None
+) -> list[Prior]:
+    """One for each correlation length that the splines can carry or, where one is expected, near it."""
     moves = POLYNOMIALS[model]
     polynomial = np.zeros((2, MONOMIALS, len(moves)))
     for free, entries in enumerate(moves):
@@ -87,8 +119,9 @@ def priors_of(model: str, shape: tuple[int, int], splines: Splines | None, near:
     if splines is None:
         return [Prior(polynomial, precision, None, 0.0)]
     lengths = [length for length in LENGTHS if length >= 1.5 * splines.spacing] or [1.5 * splines.spacing]
-    if near:
-        lengths = sorted(lengths, key=lambda length: abs(np.log(length / near)))[:2]
+    if expected is not None:
+        near = expected.length
+        lengths = sorted(lengths, key=lambda length: abs(np.log(length / near)))[: expected.tried]
     return [Prior(polynomial, precision, splines.modes(length), length) for length in lengths]
 
 

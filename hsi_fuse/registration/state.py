@@ -16,6 +16,7 @@ from hsi_fuse.registration.confidence import CLUSTER, CLUSTER_OF_BENT, confidenc
 from hsi_fuse.registration.displacement import Move
 from hsi_fuse.registration.fit import Mapped, fit
 from hsi_fuse.registration.patchwork import fit_fields, sample_of
+from hsi_fuse.registration.prior import Expected
 from hsi_fuse.registration.register import RegisterOptions
 from hsi_fuse.registration.response import Response, fit_responses, linearised
 from hsi_fuse.registration.warp import Observer, Pair
@@ -40,8 +41,8 @@ class State:
         The HSI.
     weight : Tensor (h, w)
         All of its valid pixels.
-    length : float
-        Of the local field, HSI pixels; 0 as long as there is none.
+    field : Expected or None
+        What the local field is like; None as long as there is none.
     bright : bool
         Whether bright pixels that misfit in proportion to their contrast count for a polynomial (`fit.fit`).
     """
@@ -52,7 +53,7 @@ class State:
     responses: Sequence[Response]
     spectra: NDArray[np.float32]
     weight: Tensor
-    length: float = 0.0
+    field: Expected | None = None
     bright: bool = False
 
     @property
@@ -100,7 +101,8 @@ class State:
             found = fit_mapping(looked, state, options.model, local, options.iterations)
             responses = fit_responses(self.raw, found.base, found.shift, observer, self.spectra)
             same = all(map(Response.close_to, responses, state.responses))
-            state = replace(state, shift=found.shift, length=found.length, responses=responses)
+            field = Expected(found.length, found.amplitude) if found.length else None
+            state = replace(state, shift=found.shift, field=field, responses=responses)
             if same:
                 break
         return state, found
@@ -111,5 +113,5 @@ def fit_mapping(
 ) -> Mapped:
     """The mapping from a state on, of the pixels that an observer looks at; `sampled`: see `fit_fields`."""
     if local:
-        return fit_fields(observer, state.base, model, iterations, state.shift, state.length, sampled)
+        return fit_fields(observer, state.base, model, iterations, state.shift, state.field, sampled)
     return fit(observer, state.base, model, iterations=iterations, start=state.shift, bright=state.bright)
