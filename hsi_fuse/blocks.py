@@ -21,7 +21,7 @@ from torch import Tensor
 
 from hsi_fuse.errors import PresetError
 from hsi_fuse.physics import blur_down, psf_padding
-from hsi_fuse.problem import Estimate, OnStep, Problem, StageResult, window
+from hsi_fuse.problem import Estimate, OnStep, Problem, StageResult, averaged, window
 from hsi_fuse.subspace import Subspace, fill_nearest, problem_subspace, upsample
 
 DEFAULT_MEMORY = 8 << 30
@@ -337,9 +337,19 @@ class Interpolation:
 
     def degraded(self, psf: Tensor, ratio: int) -> Tensor:
         """The cube at the HSI's resolution, (n, h, w)."""
-        low = self.estimate
-        seen = [blur_down(upsample(c[None], self.ratio), psf, ratio)[0] for c in low.coefficients]
-        return replace(low, coefficients=torch.stack(seen)).rows(0, low.shape[1])
+        return self._as_seen(lambda fine: blur_down(fine, psf, ratio)).averaged(1)
+
+    def averaged(self, step: int, bands: Sequence[int] | None = None) -> Tensor:
+        """Means of step x step pixels of some bands or all, (bands, H // step, W // step)."""
+        if bands is None:
+            return self._as_seen(lambda fine: averaged(fine, step)).averaged(1)
+        few = self.estimate.averaged(1, bands)  # fewer than the factors are
+        return torch.cat([averaged(upsample(band[None], self.ratio), step) for band in few])
+
+    def _as_seen(self, by: Callable[[Tensor], Tensor]) -> Estimate:
+        """The cube as something linear sees it that takes fine coefficients one by one, (1, H, W)."""
+        fine = (upsample(c[None], self.ratio) for c in self.estimate.coefficients)
+        return replace(self.estimate, coefficients=torch.cat([by(image) for image in fine]))
 
 
 def finite(values: Tensor) -> bool:

@@ -33,11 +33,11 @@ class Preconditioner:
     ----------
     psf, ratio
         The PSF of H.
-    scale : Tensor (k,)
+    scale : Tensor (r,)
         1 / d.
-    to_low : Tensor (k, k)
-        From channels, over d, to the eigenvectors.
-    shrink : Tensor (k, h, w)
+    to_low : Tensor (r, r)
+        From channels, over d, to the eigenvectors, all that are not 0.
+    shrink : Tensor (r, h, w)
         The inverse in the middle, in cosines.
     rows, columns : Tensor (h, h), (w, w)
         The orthonormal cosine transforms.
@@ -53,12 +53,13 @@ class Preconditioner:
 
     @classmethod
     def of(cls, system: System) -> Preconditioner:
-        """For a system of k channels and h x w HSI pixels."""
+        """For a system of r channels and h x w HSI pixels."""
         trust, ratio = system.trust, system.ratio
         inside = (trust > 0).sum((1, 2)).clamp_min(1)
         change = (trust.sum((1, 2)) / inside).sqrt()[:, None] * system.change
         scale = 1 / (system.held.mean() + system.curvature.clamp_min(0) * system.weight.mean())
         values, vectors = torch.linalg.eigh(((change * scale) @ change.T).double())
+        values, vectors = values[-change.shape[1] :], vectors[:, -change.shape[1] :]
         left, singular, right = torch.linalg.svd(system.psf.double())
         taps = [_even(vector) * singular[0].sqrt() for vector in (left[:, 0], right[0])]
         transforms = [_cosines(size).to(trust) for size in trust.shape[1:]]
@@ -82,7 +83,7 @@ class Preconditioner:
         return blur_of(self.psf, self.ratio, (height, width), self.shrink)
 
     def __call__(self, residual: Tensor) -> Tensor:
-        """M^-1 times (k, H, W)."""
+        """M^-1 times (r, H, W)."""
         out = residual * self.scale
         groups = cached(out)
         low = times(self.to_low, torch.cat([self.blur.down(part) for part in groups]))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from hsi_fuse.errors import SolveError
@@ -157,6 +158,10 @@ class Cube(Protocol):
         """The cube at the HSI's resolution, (n, h, w)."""
         ...
 
+    def averaged(self, step: int, bands: Sequence[int] | None = None) -> Tensor:
+        """Means of step x step pixels of some bands or all, (bands, H // step, W // step)."""
+        ...
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -204,6 +209,17 @@ class Estimate:
         """D B (basis A + mean) = basis (D B A) + mean, since the PSF sums to 1: no fine cube is formed."""
         low = torch.stack([blur_down(c[None], psf, ratio)[0] for c in self.coefficients])  # (k, h, w)
         return Estimate(self.basis, self.mean, low).rows(0, low.shape[1])
+
+    def averaged(self, step: int, bands: Sequence[int] | None = None) -> Tensor:
+        """Of basis A + mean, basis (A averaged) + mean."""
+        few = slice(None) if bands is None else list(bands)
+        means = averaged(self.coefficients, step)
+        return Estimate(self.basis[few], self.mean[few], means).rows(0, means.shape[1])
+
+
+def averaged(image: Tensor, step: int) -> Tensor:
+    """Means of step x step pixels of (c, H, W), a channel at a time."""
+    return torch.cat([F.avg_pool2d(channel[None], step) for channel in image]) if step > 1 else image
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,10 @@ def _steps(guide: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 FEATHER_HSI_PX = 6
+LEAST_CURVATURE = 1e-7
+"""Share of the guide's largest curvature below which one is rounding: m bands see m directions only."""
+BARELY = 1.5
+"""Variance of a guess's error at the HSI's resolution up to which it is left: noise alone makes it 1."""
 
 
 @dataclass(frozen=True)
@@ -221,10 +225,10 @@ def solve_map(problem: Problem, subspace: Subspace, prior: Prior, options: MapOp
 
         |D B A - low|^2 + |R (E A + c) + o - Y|^2 / guide_noise^2 + <A - P, S^-1 (damp + smooth L) (A - P)>
 
-    each data term under its weight. An HSI coefficient's variance is its noise plus (position error x
-    gradient)^2: where the scene is steep, half-known positions make the HSI's values half-known, and
-    believing them would ring. Where there is no guide the solution is the prior's mean, interpolation:
-    deconvolution without a guide would ring too.
+    each data term under its weight. A - P is sought in the directions that are `correctable`. An HSI
+    coefficient's variance is its noise plus (position error x gradient)^2: where the scene is steep,
+    half-known positions make the HSI's values half-known, and believing them would ring. Where there is no
+    guide the solution is the prior's mean, interpolation: deconvolution without a guide would ring too.
 
     Raises
     ------
@@ -236,7 +240,7 @@ def solve_map(problem: Problem, subspace: Subspace, prior: Prior, options: MapOp
     mixing = sensor.srf @ subspace.basis  # (m, k)
     known = sensor.offset + sensor.srf @ subspace.mean
     whitened = (mixing / problem.guide_noise[:, None] ** 2).T  # (k, m)
-    values, change = diagonalised(prior.covariance, whitened @ mixing)
+    values, change, back = correctable(*diagonalised(prior.covariance, whitened @ mixing))
     weight = feather(problem.guide_weight, problem.hsi_weight, ratio)
     if prior.texture is None:
         guide, step = standardise(problem.guide, problem.guide_weight), None
@@ -244,7 +248,7 @@ def solve_map(problem: Problem, subspace: Subspace, prior: Prior, options: MapOp
         guide, step = prior.texture.scaled(problem.guide), prior.texture.step
     down, across = bonds(guide, problem.guide_weight, options.edge, step)
     trust = blur_down(weight[None], psf, ratio)[0] * hsi_trust(problem, low)  # (k, h, w)
-    change = change.to(low)
+    change, back = change.to(low), back.to(low)
     system = System(
         psf,
         ratio,
@@ -259,8 +263,8 @@ def solve_map(problem: Problem, subspace: Subspace, prior: Prior, options: MapOp
     missing = problem.guide - known[:, None, None] - times(mixing, prior.mean)  # (m, H, W)
     right = blur_down_adjoint(times(change.T, trust * (low - blur_down(prior.mean, psf, ratio))), psf, ratio)
     right += times(change.T @ whitened, weight * missing)
-    # the unknowns are the correction in the basis of `change`, which makes all but the HSI's term pixelwise
-    start = times(torch.linalg.inv(change), prior.correction)
+    # the unknowns are the correction in the basis `change`, which makes all but the HSI's term pixelwise
+    start = times(back, prior.correction)
     correction, steps = conjugate_gradients(
         system,
         right.sub_(system(start)),
@@ -296,6 +300,33 @@ def diagonalised(covariance: Tensor, curvature: Tensor) -> tuple[Tensor, Tensor]
             "(--srf, --guide-sensor) and the PSF those of this pair? Let them be learned, or correct them"
         ) from error
     return values, root @ vectors
+
+
+def correctable(values: Tensor, basis: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of `diagonalised` the directions in which there is something to correct.
+
+    Those that the guide sees, and, of the others, those in which the guess is off by more than `BARELY`. The
+    rest, most of a large subspace, cost time in proportion to their number, and what a solver makes of them
+    is the HSI's noise. One is always left.
+
+    Returns
+    -------
+    values : Tensor (r,)
+        0 for what the guide does not see.
+    basis : Tensor (k, r)
+    inverse : Tensor (r, k)
+        From coefficients to these directions: rows of the inverse of all k.
+    """
+    seen = values > LEAST_CURVATURE * values.max()
+    unseen = basis[:, ~seen]
+    missed, turn = torch.linalg.eigh(unseen.T @ unseen)
+    kept = missed > BARELY
+    if not bool(kept.any() | seen.any()):
+        kept[-1] = True
+    whole = torch.cat([unseen @ turn, basis[:, seen]], 1)
+    values = torch.cat([torch.zeros_like(missed[kept]), values[seen]])
+    kept = torch.cat([kept, torch.ones_like(seen[seen])])
+    return values, whole[:, kept], torch.linalg.inv(whole)[kept]
 
 
 def reconcile(problem: Problem, subspace: Subspace) -> Problem:

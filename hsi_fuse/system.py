@@ -83,8 +83,8 @@ def degree(down: Tensor, across: Tensor) -> Tensor:
 class System:
     """The normal equations of `solve.solve_map`, a symmetric positive definite matrix, without the matrix.
 
-    The unknowns are B in A = C B, where the columns of C make the prior's covariance the identity and the
-    guide's curvature diagonal:
+    The unknowns are B in A = C B, where the columns of C, of which there may be fewer than rows, make the
+    prior's covariance the identity and the guide's curvature diagonal:
 
         C' (D B)' T (D B) C + curvature weight + damp + smooth L
 
@@ -97,9 +97,9 @@ class System:
         As in `physics.blur_down`.
     trust : Tensor (k, h, w)
         Inverse variance T of each HSI coefficient.
-    change : Tensor (k, k)
+    change : Tensor (k, r)
         C.
-    curvature : Tensor (k,)
+    curvature : Tensor (r,)
         The guide's, in that basis.
     weight : Tensor (H, W)
         The guide's.
@@ -127,7 +127,7 @@ class System:
         return blur_of(self.psf, self.ratio, (height, width), self.trust)
 
     def __call__(self, image: Tensor) -> Tensor:
-        """The matrix times (k, H, W)."""
+        """The matrix times (r, H, W)."""
         low = torch.cat([self.blur.down(part) for part in cached(image)])
         low = times(self.change.T, self.trust * times(self.change, low))
         out = torch.empty_like(image)
@@ -141,12 +141,7 @@ class System:
             to[:, :, 1:].addcmul_(part[:, :, :-1], self.across, value=-1)
             to[:, :, :-1].addcmul_(part[:, :, 1:], self.across, value=-1)
             for i, value in enumerate(curvature.tolist()):
-                if value > self._least:
+                if value > 0:
                     to[i].addcmul_(part[i], self.weight, value=value)
             to += self.blur.up(coarse)
         return out
-
-    @property
-    def _least(self) -> float:
-        """Below it a curvature is rounding: a guide of m bands sees m directions only."""
-        return 1e-7 * float(self.curvature.max())

@@ -121,6 +121,8 @@ def test_interpolation_on_demand_is_interpolation(problem):
     assert torch.allclose(lazy.degraded(psf, RATIO), plain.degraded(psf, RATIO), atol=1e-5)
     srf = problem.sensor.srf
     assert torch.allclose(lazy.mixed(srf).rows(0, 5), plain.mixed(srf).rows(0, 5), atol=1e-5)
+    for bands in (None, (3, 0)):
+        assert torch.allclose(lazy.averaged(3, bands), plain.averaged(3, bands), atol=1e-5)
 
 
 def test_the_layout_follows_from_scene_and_memory_alone():

@@ -58,6 +58,15 @@ def test_it_is_the_inverse_of_a_system_alike_everywhere(size):
     assert torch.allclose(Preconditioner.of(system)(system(there)), there, atol=1e-9)
 
 
+def test_fewer_unknowns_than_coefficients_are_inverted_too():
+    system = uniform()
+    system = replace(system, change=system.change[:, 1:], curvature=system.curvature[1:])
+    there = random(CHANNELS - 1, RATIO * HEIGHT, RATIO * WIDTH, seed=2)
+    inverse = Preconditioner.of(system)
+    assert len(inverse.shrink) == CHANNELS - 1
+    assert torch.allclose(inverse(system(there)), there, atol=1e-9)
+
+
 @pytest.mark.parametrize("angle", [0.0, 0.6])
 def test_it_is_symmetric_and_positive_whatever_the_system(angle):
     system = lively(uniform(gaussian_psf(RATIO, 3.0, 6.0, angle).double()))

@@ -18,6 +18,7 @@ from PIL import Image
 from hsi_fuse.align import Alignment
 from hsi_fuse.problem import Estimate, Problem
 from hsi_fuse.quality.assess import Quality, assess
+from hsi_fuse.quality.cube import StreamedCube
 from hsi_fuse.report import plots
 from hsi_fuse.report.page import render
 from hsi_fuse.report.pictures import composite, rgb_bands, stretch_limits, take_pictures, view, views_of
@@ -211,12 +212,16 @@ def test_rgb_bands():
     assert shortwave == (1, 3, 5)  # the longest as red, also where bands come in reverse order
 
 
-def test_view_averages_blocks():
+@pytest.mark.parametrize("streamed", [False, True])
+def test_view_averages_blocks(streamed):
     torch.manual_seed(0)
     estimate = Estimate(torch.randn(5, 2), torch.randn(5), torch.randn(2, 9, 7))
-    got = view(estimate, (4, 0), 2)
-    cube = estimate.rows(0, 9)[[4, 0], :8, :6]
-    assert np.allclose(got, cube.reshape(2, 4, 2, 3, 2).mean((2, 4)), atol=1e-6)
+    cube = estimate.rows(0, 9)
+    shown = StreamedCube.of(estimate.shape, estimate.rows) if streamed else estimate
+    wanted = cube[:, :8, :6].reshape(5, 4, 2, 3, 2).mean((2, 4))
+    assert np.allclose(view(shown, (4, 0), 2), wanted[[4, 0]], atol=1e-6)
+    assert np.allclose(view(shown, None, 2), wanted, atol=1e-6)
+    assert np.allclose(view(shown, (4, 0)), cube[[4, 0]], atol=1e-6)
 
 
 def test_pictures_show_the_right_places(scene):

@@ -13,11 +13,13 @@ from hsi_fuse.physics import blur_down, gaussian_psf
 from hsi_fuse.problem import Problem
 from hsi_fuse.sensor import Sensor
 from hsi_fuse.solve import (
+    BARELY,
     FEATHER_HSI_PX,
     MapOptions,
     Prior,
     anchor,
     bonds,
+    correctable,
     feather,
     reconcile,
     solve_map,
@@ -173,8 +175,11 @@ def laplacian_matrix(guide, there, edge):
     return matrix
 
 
-def dense_map(problem, subspace, prior, options):
-    """The minimiser of what `solve_map` promises to minimise, by a dense solve."""
+def dense_map(problem, subspace, prior, options, along=None):
+    """The minimiser of what `solve_map` promises to minimise, by a dense solve.
+
+    `along` (K, r): the directions in which the prior's mean may be corrected.
+    """
     basis, mean, noise = (t.numpy() for t in (subspace.basis, subspace.mean, subspace.noise))
     hsi, there = problem.hsi.numpy(), problem.guide_weight.numpy() > 0
     near = ndimage.distance_transform_edt(
@@ -198,13 +203,16 @@ def dense_map(problem, subspace, prior, options):
     system = np.kron(np.linalg.inv(prior.covariance.numpy()), held)
     right = system @ prior.mean.numpy().ravel()
     system = system + np.kron(mixing.T @ (precise[:, None] * mixing), np.diag(weight.ravel()))
-    seen = (problem.guide.numpy() - known[:, None, None]).reshape(M, -1)
+    seen = (problem.guide.numpy() - known[:, None, None]).reshape(len(known), -1)
     right = right + ((mixing.T * precise) @ seen * weight.ravel()).ravel()
     for k in range(K):
         part = slice(k * FINE**2, (k + 1) * FINE**2)
         system[part, part] += blur.T @ (trust[k][:, None] * blur)
         right[part] += blur.T @ (trust[k] * low[k].ravel())
-    return np.linalg.solve(system, right).reshape(K, FINE, FINE)
+    mean = prior.mean.numpy()
+    free = np.kron(np.eye(K) if along is None else along, np.eye(FINE**2))
+    move = free @ np.linalg.solve(free.T @ system @ free, free.T @ (right - system @ mean.ravel()))
+    return mean + move.reshape(K, FINE, FINE)
 
 
 @pytest.mark.parametrize(
@@ -220,6 +228,40 @@ def test_the_map_estimate_solves_the_normal_equations(tiny, change):
     options = MapOptions(iterations=2000, tolerance=1e-11, **change)
     found, _ = solve_map(*tiny, options)
     assert np.abs(found.numpy() - dense_map(*tiny, options)).max() < 1e-6
+
+
+def one_band(problem):
+    sensor = replace(problem.sensor, srf=problem.sensor.srf[:1], offset=problem.sensor.offset[:1])
+    return replace(problem, guide=problem.guide[:1], guide_noise=problem.guide_noise[:1], sensor=sensor)
+
+
+@pytest.mark.parametrize("spread", [1.0, 4.0])
+def test_where_a_guess_is_off_by_noise_alone_it_is_left_as_it_is(tiny, spread):
+    """Of two directions the guide of one band sees one, that of the covariance times its response."""
+    problem, subspace, prior = tiny
+    problem = one_band(problem)
+    rng = np.random.default_rng(0)
+    root = np.eye(K) + 0.2 * rng.standard_normal((K, K))
+    prior = replace(prior, covariance=torch.from_numpy(spread * root @ root.T))
+    along = (prior.covariance @ (problem.sensor.srf @ subspace.basis).T).numpy()  # (K, 1)
+    options = MapOptions(iterations=2000, tolerance=1e-11)
+    found, _ = solve_map(problem, subspace, prior, options)
+    wanted = dense_map(problem, subspace, prior, options, along if spread < BARELY else None)
+    assert np.abs(found.numpy() - wanted).max() < 1e-6
+
+
+def test_one_direction_is_always_corrected():
+    values, basis, inverse = correctable(torch.zeros(3).double(), 0.5 * torch.eye(3).double())
+    assert values.tolist() == [0]
+    assert torch.allclose(inverse @ basis, torch.eye(1).double())
+
+
+def test_what_the_guide_sees_is_corrected_however_well_it_is_known():
+    basis = torch.diag(torch.tensor([0.1, 3.0, 1.0, 1.3]).double())
+    values, kept, inverse = correctable(torch.tensor([5.0, 1e-9, 1e-9, 1e-9]).double(), basis)
+    assert values.tolist() == [0, 5]
+    assert torch.allclose(kept.abs(), basis[:, [1, 0]])
+    assert torch.allclose(inverse @ kept, torch.eye(2).double())
 
 
 def test_where_the_solver_starts_does_not_matter(tiny):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from hsi_fuse.physics import blur_down, mix_bands, psf_padding
+from hsi_fuse.problem import averaged
 
 BLOCK_VALUES = 1 << 24
 """Values of a cube held at one time."""
@@ -89,3 +90,10 @@ class StreamedCube:
             seen[:, start:stop] = low[:, start - first : len(low[0]) - (last - stop)]
         assert seen is not None
         return seen
+
+    def averaged(self, step: int, bands: Sequence[int] | None = None) -> Tensor:
+        """Means of step x step pixels of some bands or all, (bands, H // step, W // step)."""
+        few = slice(None) if bands is None else list(bands)
+        count, height, width = self.shape
+        ranges = strips((count, height // step * step, width), step)
+        return torch.cat([averaged(part[few], step) for part in self.parts(ranges)], 1)

@@ -28,6 +28,7 @@ from hsi_fuse.quality.windowed import (
     high_pass,
     low_pass,
     noise_passed,
+    pixels_of,
     positive,
     q2n,
     ssim,
@@ -138,17 +139,17 @@ def moments(estimate: Tensor, truth: Tensor, mask: Tensor | None = None, border:
     keep = valid(truth, mask, border)
     count = int(keep.sum())
     columns: list[Tensor] = []
+    pixels = pixels_of(keep)
     for e, t in zip(estimate, truth, strict=True):  # a band at a time: float64 copies stay small
-        a, b = e[keep].double(), t[keep].double()
+        a, b = pixels(e).to(torch.float64, copy=True), pixels(t).to(torch.float64, copy=True)
         if not count:
             columns.append(a.new_full((7,), math.nan))
             continue
-        ma, mb = a.mean(), b.mean()
-        a0, b0 = a - ma, b - mb
-        mse = ((a - b) ** 2).mean()
-        columns.append(
-            torch.stack([ma, mb, (a0 * a0).mean(), (b0 * b0).mean(), (a0 * b0).mean(), mse, b.max()])
-        )
+        off, peak, ma, mb = a - b, b.max(), a.mean(), b.mean()
+        a -= ma
+        b -= mb
+        products = torch.stack([x @ y for x, y in ((a, a), (b, b), (a, b), (off, off))]) / count
+        columns.append(torch.stack([ma, mb, *products, peak]))
     return Moments(count, *torch.stack(columns, 1))
 
 

@@ -6,11 +6,13 @@ The conventions, the mask and the border are those of `metrics`, which is where 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from hsi_fuse.physics import blur_down
 
 BLOCK = 32
 
@@ -93,17 +95,19 @@ def q2n(
     unit = index[:, None] ^ index[None, :]  # (n, n): which imaginary unit each product of bands feeds
     total, pixels = 0.0, 0
     for w, z in _blocks(estimate, truth, valid(truth, mask, border), block):  # (n, pixels)
-        if normalise:
-            centre, spread = z.mean(1, keepdim=True), z.std(1, keepdim=True, correction=0)
-            spread = torch.where(spread > 0, spread, torch.ones_like(spread))
-            z, w = (z - centre) / spread + 1, (w - centre) / spread + 1
         mz, mw = z.mean(1), w.mean(1)
-        z0, w0 = z - mz[:, None], w - mw[:, None]
-        cross = z0 @ w0.T / z.shape[1]  # (n, n)
+        z -= mz[:, None]
+        w -= mw[:, None]
+        vz, vw = (torch.linalg.vecdot(x, x) / z.shape[1] for x in (z, w))
+        cross = z @ w.T / z.shape[1]  # (n, n)
+        if normalise:
+            spread = torch.where(vz > 0, vz, 1.0).sqrt()
+            mz, mw = torch.ones_like(mz), (mw - mz) / spread + 1
+            vz, vw, cross = vz / spread**2, vw / spread**2, cross / torch.outer(spread, spread)
         parts = cross.new_zeros(size).index_add_(0, unit.ravel(), (sign * cross).ravel())
-        spread_sum = ((z0**2).sum() + (w0**2).sum()) / z.shape[1]
+        spread_sum = (vz + vw).sum()
         q = _share(2 * parts.norm(), spread_sum) * _share(2 * mz.norm() * mw.norm(), (mz**2 + mw**2).sum())
-        total += float(q) * z.shape[1]
+        total += min(float(q), 1.0) * z.shape[1]  # above 1 it is rounding
         pixels += z.shape[1]
     return total / pixels if pixels else math.nan
 
@@ -161,7 +165,7 @@ def _inside(shape: torch.Size, border: int, device: torch.device) -> Tensor:
 
 
 def _blocks(estimate: Tensor, truth: Tensor, keep: Tensor, block: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The valid spectra (n, pixels) of both images, float64, by blocks from the first valid row and column.
+    """Copies of the valid spectra (n, pixels), float64, by blocks from the first valid row and column.
 
     Starting there makes `border` mean what it says: blocks begin inside it.
     """
@@ -175,7 +179,17 @@ def _blocks(estimate: Tensor, truth: Tensor, keep: Tensor, block: int) -> Iterat
             window = (slice(i, min(i + block, bottom)), slice(j, min(j + block, right)))
             inside = keep[window]
             if 2 * int(inside.sum()) >= block * block:
-                yield estimate[:, *window][:, inside].double(), truth[:, *window][:, inside].double()
+                pixels = pixels_of(inside)
+                a, b = (pixels(x[:, *window]).to(torch.float64, copy=True) for x in (estimate, truth))
+                yield a, b
+
+
+def pixels_of(keep: Tensor) -> Callable[[Tensor], Tensor]:
+    """What takes the pixels of a mask (H, W) out of images: (..., H, W) -> (..., N)."""
+    if bool(keep.all()):
+        return lambda image: image.flatten(-2)
+    index = keep.ravel().nonzero()[:, 0]
+    return lambda image: image.flatten(-2).index_select(-1, index)
 
 
 def _gaussian(image: Tensor, sigma: float, reach: int) -> Tensor:
@@ -183,9 +197,9 @@ def _gaussian(image: Tensor, sigma: float, reach: int) -> Tensor:
     offsets = torch.arange(-reach, reach + 1, dtype=torch.float64, device=image.device)
     kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
     kernel = kernel / kernel.sum()
-    stack = image.double()[None, None]
-    stack = F.conv2d(stack, kernel[None, None, :, None], padding=(reach, 0))
-    return F.conv2d(stack, kernel[None, None, None, :], padding=(0, reach))[0, 0]
+    wide = F.pad(image.double(), [reach] * 4)
+    blurred = blur_down(wide[None], torch.outer(kernel, kernel), 1)[0]  # many times faster than a convolution
+    return blurred[reach : reach + image.shape[0], reach : reach + image.shape[1]]
 
 
 def _share(part: Tensor, whole: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hsi_fuse.problem import Cube, Problem
-from hsi_fuse.quality.cube import strips
 from hsi_fuse.quality.uncertainty import Uncertainty
 from hsi_fuse.report.places import grid_places, telling_places, unlike_pixels, windows
 
@@ -241,14 +240,7 @@ def rgb_bands(count: int, wavelengths_nm: Sequence[float] | None = None) -> tupl
 
 def view(cube: Cube, bands: Sequence[int] | None, step: int = 1) -> NDArray[np.float32]:
     """A few bands of the cube, or all, each step x step pixels averaged: (bands, H // step, W // step)."""
-    shown = cube if bands is None else cube.mixed(_picked(cube, bands))
-    count, height, width = shown.shape
-    whole, across = height // step * step, width // step * step
-    rows = []
-    for part in shown.parts(strips((cube.shape[0], whole, width), step)):
-        cells = part[:, :, :across].reshape(count, part.shape[1] // step, step, -1, step)
-        rows.append(cells.mean((2, 4)))
-    return torch.cat(rows, 1).float().cpu().numpy()
+    return cube.averaged(step, bands).float().cpu().numpy()
 
 
 def stretch_limits(values: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from hsi_fuse.errors import WriteError
 from hsi_fuse.raster import Encoding
 
+PIECE = 1 << 14
+"""Values encoded at a time: they stay in the processor's cache."""
+
 
 @dataclass(frozen=True)
 class Encoder:
@@ -59,27 +62,33 @@ class Encoder:
         clipped : int
             Values that did not fit: beyond the type's range, or equal to the nodata number.
         """
-        dtype = np.dtype(self.encoding.dtype)
-        missing = np.isnan(values)
-        wanted = (values.astype(np.float64) - self.encoding.offset) / self.encoding.scale
-        if dtype.kind == "f":
-            return self._floats(wanted, missing, dtype)
-        assert self.encoding.nodata is not None
-        nodata, limits = int(self.encoding.nodata), np.iinfo(dtype)
-        low, high = limits.min + (nodata == limits.min), limits.max - (nodata == limits.max)
-        rounded = np.rint(np.where(missing, 0, wanted))
-        inside = np.clip(rounded, low, high)
-        collides = ~missing & (inside == nodata)
-        inside[collides] += np.where(wanted[collides] >= nodata, 1, -1)
-        stored = _cast(inside, dtype, low, high)
-        clipped = int(np.count_nonzero(~missing & (inside != rounded)))
-        stored[missing] = nodata
+        stored, clipped = np.empty(values.shape, self.encoding.dtype), 0
+        values, out = values.reshape(-1), stored.reshape(-1)
+        encode = self._floats if stored.dtype.kind == "f" else self._integers
+        for first in range(0, len(values), PIECE):
+            piece = slice(first, first + PIECE)
+            out[piece], beyond = encode(values[piece])
+            clipped += beyond
         return stored, clipped
 
-    def _floats(
-        self, wanted: NDArray[np.float64], missing: NDArray[np.bool_], dtype: np.dtype[Any]
-    ) -> tuple[NDArray[Any], int]:
+    def _integers(self, values: NDArray[np.float32]) -> tuple[NDArray[Any], int]:
         assert self.encoding.nodata is not None
+        dtype, missing, wanted = np.dtype(self.encoding.dtype), np.isnan(values), self._scaled(values)
+        nodata, limits = int(self.encoding.nodata), np.iinfo(dtype)
+        low, high = limits.min + (nodata == limits.min), limits.max - (nodata == limits.max)
+        wanted[missing] = low
+        rounded = np.rint(wanted)
+        inside = np.clip(rounded, low, high)
+        if low <= nodata <= high:
+            collides = inside == nodata
+            inside[collides] += np.where(wanted[collides] >= nodata, 1, -1)
+        stored = _cast(inside, dtype, low, high)
+        stored[missing] = nodata
+        return stored, int(np.count_nonzero((inside != rounded) & ~missing))
+
+    def _floats(self, values: NDArray[np.float32]) -> tuple[NDArray[Any], int]:
+        assert self.encoding.nodata is not None
+        dtype, missing, wanted = np.dtype(self.encoding.dtype), np.isnan(values), self._scaled(values)
         with np.errstate(over="ignore"):
             stored = wanted.astype(dtype)
         limit = np.finfo(dtype).max
@@ -90,9 +99,18 @@ class Encoder:
         stored[missing] = self.encoding.nodata
         return stored, int(np.count_nonzero(beyond) + np.count_nonzero(collides))
 
+    def _scaled(self, values: NDArray[np.float32]) -> NDArray[np.float64]:
+        """What is to be stored, not rounded yet."""
+        wanted = values.astype(np.float64)
+        wanted -= self.encoding.offset
+        wanted /= self.encoding.scale
+        return wanted
+
 
 def _cast(inside: NDArray[np.float64], dtype: np.dtype[Any], low: int, high: int) -> NDArray[Any]:
     """float64 holds no 64-bit extreme: 2**63 - 1 rounds up to 2**63, which does not fit."""
+    if dtype.itemsize < 8:
+        return inside.astype(dtype)
     stored = np.empty(inside.shape, dtype)
     top, bottom = inside >= float(high), inside <= float(low)
     middle = ~(top | bottom)
