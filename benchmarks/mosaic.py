@@ -30,6 +30,8 @@ RIM_HSI = 2
 SHIFT_PX, TURN_DEG, LOCAL_RMS_PX = (2.7, -3.4), 0.02, 0.5
 LIGHT = 0.2
 """How much brighter or darker one place of the mosaic is than another: no two tiles are the same."""
+MOST_TILE_PX = 97
+"""Side of the tile, a prime: where it is mirrored nothing steps, which should not fall on blocks' borders."""
 GSD_M = 30.0
 MOST = 10_000
 """Stored value of the brightest reading."""
@@ -59,6 +61,7 @@ class Mosaic:
     def of(cls, scene: str, height: int, width: int, bands: int, seed: int = 0) -> Mosaic:
         """A scene with as many bands as asked for, interpolated where it has not that many."""
         cube, wavelengths = load(scene)
+        cube = cube[:, : min(cube.shape[1], MOST_TILE_PX), : min(cube.shape[2], MOST_TILE_PX)]
         at = np.linspace(0, len(cube) - 1, bands)
         first = np.minimum(at.astype(int), len(cube) - 2)
         share = torch.from_numpy(at - first).float()[:, None, None]

@@ -13,8 +13,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from hsi_fuse.blocks import Memory, layout
 
 DEFLATE = {"compress": "deflate", "zlevel": 6, "predictor": 2, "num_threads": 2}
 ROWS = 64
+EVERY = 10
 NO_LIMIT_GIB = 1024.0
 
 
@@ -79,18 +80,32 @@ def floor_s(inputs: tuple[Path, ...], product: Path, copy: Path) -> tuple[float,
     return float(seconds[0]), float(seconds[1]), float(size / 1e6 / seconds[0])
 
 
-def seam_ratio(product: Path, borders: list[int]) -> float:
-    """Mean step between the rows on either side of blocks' borders over that of all other rows."""
-    at_border, elsewhere, last = [], [], None
+def seam_ratio(product: Path, borders: list[int], mosaic: Mosaic) -> float:
+    """Mean step between the rows on either side of blocks' borders over that of all other rows.
+
+    Divided by the same figure of the scene itself, which has edges of its own there. Of every `EVERY`th band.
+    """
+    some = replace(mosaic, tile=mosaic.tile[::EVERY])
     with rasterio.open(product) as file:
-        for window, strip in _strips(file, ROWS):
-            values = strip.astype(np.float32)
-            if last is not None:
-                values = np.concatenate([last, values], 1)
-            first = window.row_off - (0 if last is None else 1)
-            for row, step in enumerate(np.abs(np.diff(values, axis=1)).mean((0, 2)), first + 1):
-                (at_border if row in borders else elsewhere).append(float(step))
-            last = values[:, -1:]
+        bands = list(range(1, file.count + 1, EVERY))
+        found = _border_ratio((strip for _, strip in _strips(file, ROWS, bands)), borders)
+        tops = range(0, file.height, ROWS)
+        truth = (some.fine(top, min(top + ROWS, file.height)).numpy() for top in tops)
+        return found / _border_ratio(truth, borders)
+
+
+def _border_ratio(strips: Iterable[NDArray[np.generic]], borders: list[int]) -> float:
+    """Of an image that comes in strips of rows (n, rows, W)."""
+    at_border, elsewhere, row = [], [], 0
+    last: NDArray[np.float32] | None = None
+    for strip in strips:
+        values = strip.astype(np.float32)
+        if last is not None:
+            values = np.concatenate([last, values], 1)
+        for step in np.abs(np.diff(values, axis=1)).mean((0, 2)):
+            row += 1
+            (at_border if row in borders else elsewhere).append(float(step))
+        last = values[:, -1:]
     return float(np.mean(at_border) / np.mean(elsewhere))
 
 
@@ -104,10 +119,12 @@ def difference(product: Path, other: Path) -> float:
     return float(np.sqrt(squares / count) / (high - low))
 
 
-def _strips(file: rasterio.DatasetReader, rows: int) -> Iterator[tuple[Window, NDArray[np.generic]]]:
+def _strips(
+    file: rasterio.DatasetReader, rows: int, bands: list[int] | None = None
+) -> Iterator[tuple[Window, NDArray[np.generic]]]:
     for top in range(0, file.height, rows):
         window = Window(0, top, file.width, min(rows, file.height - top))
-        yield window, file.read(window=window)
+        yield window, file.read(bands, window=window)
 
 
 def borders_of(bands: int, height: int, width: int, ratio: int, limit_gib: float) -> list[int]:
@@ -147,12 +164,12 @@ def main(arguments: list[str] | None = None) -> int:
             floor, floor_cpu, rate = floor_s((hsi, guide), product, folder / "floor.tif")
             seam = off = "-"
             if borders:
-                seam = f"{seam_ratio(product, borders):.4f}"
+                seam = f"{seam_ratio(product, borders, mosaic):.4f}"
             if options.whole:
                 run(hsi, guide, other, preset, NO_LIMIT_GIB, options.threads)
                 off = f"{difference(product, other):.2e}"
-            if options.whole and borders:  # what the scene itself has there is no seam
-                seam += f", whole {seam_ratio(other, borders):.4f}"
+            if options.whole and borders:  # where all rows are alike, it is not 1 either
+                seam += f", whole {seam_ratio(other, borders, mosaic):.4f}"
             each = 1e9 * spent.cpu_s / (height * width * mosaic.ratio**2)
             print(
                 f"{preset} | {size} x {options.bands} | {spent.wall_s:.1f} | {spent.cpu_s:.1f} | {each:.0f} "

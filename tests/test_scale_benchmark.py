@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import rasterio
 import torch
 from synthetic import RATIO, WAVELENGTHS, scene
@@ -39,17 +40,18 @@ def test_a_mosaic_is_a_pair_of_files_and_its_floor_is_measured(tmp_path):
 
 
 def test_a_seam_is_seen(tmp_path):
-    smooth = np.random.default_rng(0).integers(1000, 1100, (2, 200, 50)).astype(np.int16)
+    made = mosaic(60, 20)
+    smooth = np.rint(10_000 * made.fine(0, 240).numpy()).astype(np.int16)
     broken = smooth.copy()
-    broken[:, 100:] += 100
-    profile = {"driver": "GTiff", "count": 2, "height": 200, "width": 50, "dtype": "int16"}
+    broken[:, 100:] += 500
+    profile = {"driver": "GTiff", "count": len(smooth), "height": 240, "width": 80, "dtype": "int16"}
     ratios = []
     for name, values in (("smooth", smooth), ("broken", broken)):
         with rasterio.open(tmp_path / name, "w", **profile) as file:
             file.write(values)
-        ratios.append(seam_ratio(tmp_path / name, [100]))
-    assert abs(ratios[0] - 1) < 0.1
-    assert ratios[1] > 2
+        ratios.append(seam_ratio(tmp_path / name, [100], made))
+    assert ratios[0] == pytest.approx(1, abs=0.01)
+    assert ratios[1] > 1.5
     assert 0 < difference(tmp_path / "broken", tmp_path / "smooth") < 1
 
 
