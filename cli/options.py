@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from hsi_fuse.threads import thread_environment
+from hsi_fuse.threads import keep_memory, thread_environment
 
 from .console import State
 
@@ -319,6 +319,7 @@ def mask(given: str) -> Mask:
 def limit_threads(threads: int | None) -> None:
     """Before torch, numpy and scipy are imported."""
     os.environ.update(thread_environment(threads))
+    keep_memory()
     if threads is not None:
         import torch
 

@@ -31,7 +31,7 @@ from types import FrameType
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from hsi_fuse.errors import HsiFuseError, HsiFuseWarning
-from hsi_fuse.threads import thread_environment
+from hsi_fuse.threads import keep_memory, thread_environment
 
 if TYPE_CHECKING:
     from hsi_fuse.scene import Job
@@ -239,6 +239,7 @@ class _Reporter:
 
 def main() -> NoReturn:
     """Run the job that stands on standard input, and end with its exit code."""
+    keep_memory()
     up = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print belongs to the log
     faulthandler.enable()

@@ -23,6 +23,7 @@ from hsi_fuse.errors import PresetError
 from hsi_fuse.physics import blur_down, psf_padding
 from hsi_fuse.problem import Estimate, OnStep, Problem, StageResult, averaged, window
 from hsi_fuse.subspace import Subspace, fill_nearest, problem_subspace, upsample
+from hsi_fuse.threads import in_turn
 
 DEFAULT_MEMORY = 8 << 30
 """Bytes, where none are given: a constant, so that a scene's blocks are the same on every machine."""
@@ -103,6 +104,11 @@ class Memory:
             )
         return max(min(side, BLOCK_PX // ratio), least) - 2 * HALO_HSI_PX
 
+    def side_by_side(self, shape: Sequence[int], ratio: int, side: int) -> int:
+        """How many blocks of that side, HSI pixels, may be solved at a time; one, where not even one fits."""
+        each = 4 * FLOATS_PER_FINE_PIXEL * ratio**2 * (side + 2 * HALO_HSI_PX) ** 2
+        return max((self.limit - inputs_bytes(shape, ratio)) // each, 1)
+
     def holds(self, shape: Sequence[int], ratio: int) -> bool:
         """Whether an HSI of (n, h, w) could be solved as a whole."""
         whole = 4 * FLOATS_PER_FINE_PIXEL * ratio**2 * shape[1] * shape[2]
@@ -117,10 +123,14 @@ class Memory:
         return torch.from_numpy(stored)
 
 
-def peak_bytes(shape: Sequence[int], ratio: int) -> int:
-    """About the peak of a run in blocks, of an HSI of (n, h, w); pages of mapped files are not counted."""
-    pixels = min(ratio**2 * shape[1] * shape[2], BLOCK_PX**2)
-    return inputs_bytes(shape, ratio) + 4 * FLOATS_PER_FINE_PIXEL * pixels
+def peak_bytes(shape: Sequence[int], ratio: int, threads: int = 1, limit: int = DEFAULT_MEMORY) -> int:
+    """About the peak of a run in blocks, of an HSI of (n, h, w); pages of mapped files are not counted.
+
+    Each thread solves a block, where the `limit` allows that many.
+    """
+    inputs, whole = inputs_bytes(shape, ratio), 4 * FLOATS_PER_FINE_PIXEL * ratio**2 * shape[1] * shape[2]
+    block = min(whole, 4 * FLOATS_PER_FINE_PIXEL * BLOCK_PX**2)
+    return inputs + min(max(min(threads, (limit - inputs) // block), 1) * block, whole)
 
 
 def inputs_bytes(shape: Sequence[int], ratio: int) -> int:
@@ -225,7 +235,10 @@ def _joined(parts: Sequence[Problem], axis: int) -> Problem:
 
 
 def by_blocks(stage: Divisible, problem: Problem, side: int, memory: Memory, on_step: OnStep) -> StageResult:
-    """Run a stage block by block.
+    """Run a stage block by block, as many at a time as there are threads and memory allows.
+
+    Small products of matrices, of which a block's solution is made, gain little from a second thread; blocks
+    side by side gain all of it. The answer is the same.
 
     Parameters
     ----------
@@ -245,12 +258,16 @@ def by_blocks(stage: Divisible, problem: Problem, side: int, memory: Memory, on_
     verdict: dict[str, object] = {}
     history: Sequence[Mapping[str, float]] = ()
     iterations = 0
-    for number, block in enumerate(blocks):
-        on_step("blocks", number, len(blocks), 0.0)
+
+    def solved(block: Block) -> StageResult | None:
         part = window(problem, *block.seen)
-        if not bool((part.hsi_weight > 0).any()):
-            continue  # no data, no product
-        result = apply(part)
+        return apply(part) if bool((part.hsi_weight > 0).any()) else None  # no data, no product
+
+    most = memory.side_by_side(problem.hsi.shape, problem.ratio, side) if problem.device.type == "cpu" else 1
+    for number, (block, result) in enumerate(zip(blocks, in_turn(solved, blocks, most), strict=True)):
+        on_step("blocks", number, len(blocks), 0.0)
+        if result is None:
+            continue
         found = {"coefficients": result.estimate.coefficients}
         if result.estimate.spread is not None and memory.spread:
             found["spread"] = result.estimate.spread

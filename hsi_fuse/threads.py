@@ -1,14 +1,82 @@
-"""How many threads numerical libraries may use: they ask the environment, once, when they load."""
+"""How many threads work at a time, and on what."""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
-VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+WAITING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "20000"}
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -2, -3, -8
+"""Of glibc's malloc.h."""
+KEPT_BYTES = 1 << 30
 
 
 def thread_environment(threads: int | None) -> dict[str, str]:
-    """Environment variables for a process that has not loaded numpy, scipy or torch yet; None: no limit."""
-    # threads that spin while they wait slow each other down many times on a busy workstation
-    waiting = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive")}
-    return waiting if threads is None else waiting | dict.fromkeys(VARIABLES, str(threads))
+    """Environment variables for a process that has not loaded numpy, scipy or torch yet; None: no limit.
+
+    These libraries ask the environment once, when they load. numpy and scipy (OpenBLAS) are given matrices of
+    a few hundred rows, on which a second thread costs what it helps: they have one, torch (MKL) has all.
+    """
+    # threads that spin while they wait slow each other down many times on a busy workstation; some ten
+    # microseconds are less than it takes to wake one
+    waiting = {name: os.environ.get(name, value) for name, value in WAITING.items()}
+    small = {"OPENBLAS_NUM_THREADS": os.environ.get("OPENBLAS_NUM_THREADS", "1")}
+    limit = {} if threads is None else dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+    return waiting | small | limit
+
+
+def keep_memory() -> None:
+    """Let the process keep what it frees, up to `KEPT_BYTES`, instead of handing it back each time.
+
+    glibc maps each large array anew, and the system clears its pages one by one when they are first written:
+    a tenth of a run's time, and more where threads wait for each other there. Other systems: nothing.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+    if mallopt is not None:
+        mallopt(M_ARENA_MAX, 1)  # the heaps of other threads are too small for such arrays
+        mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
+        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+        mallopt(M_TOP_PAD, 64 << 20)
+
+
+def at_once(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """The work on each item, in their order: as many at a time as torch has threads, each with one of them.
+
+    For many small pieces of work, whose own parts are too small to be divided.
+    """
+    return list(in_turn(work, items))
+
+
+def in_turn(
+    work: Callable[[Item], Result], items: Iterable[Item], most: int | None = None
+) -> Iterator[Result]:
+    """The same one after the other, and never more than `most` of them begun and not taken yet."""
+    import torch
+
+    threads = torch.get_num_threads()
+    workers = threads if most is None else min(threads, most)
+    if workers <= 1:
+        yield from map(work, items)
+        return
+    torch.set_num_threads(1)  # also of the pool's threads, which ask when they begin
+    try:
+        with ThreadPoolExecutor(workers) as pool:
+            begun: deque[Future[Result]] = deque()
+            for item in items:
+                if len(begun) == workers:
+                    yield begun.popleft().result()
+                begun.append(pool.submit(work, item))
+            while begun:
+                yield begun.popleft().result()
+    finally:
+        torch.set_num_threads(threads)

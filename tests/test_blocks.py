@@ -12,7 +12,7 @@ import torch
 from synthetic import RATIO, observed, problem_of, scene
 
 from hsi_fuse import blocks
-from hsi_fuse.blocks import Interpolation, Memory, by_blocks, layout, sample
+from hsi_fuse.blocks import Interpolation, Memory, by_blocks, inputs_bytes, layout, peak_bytes, sample
 from hsi_fuse.cli import main
 from hsi_fuse.errors import HsiFuseWarning, PresetError
 from hsi_fuse.preset import load_preset
@@ -63,6 +63,31 @@ def test_the_same_bytes_every_time(problem):
     part = window(problem, (0, 20), (0, 20))
     one, again = (by_blocks(Map(), part, 12, WIDE, silent).estimate for _ in range(2))
     assert torch.equal(one.coefficients, again.coefficients)
+
+
+def test_blocks_side_by_side_give_what_one_after_the_other_gives(problem, monkeypatch):
+    before, found = torch.get_num_threads(), []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        try:
+            found.append(by_blocks(Map(), problem, SIDE, WIDE, silent).estimate)
+        finally:
+            torch.set_num_threads(before)
+    one, two = (e.rows(0, e.shape[1]) for e in found)
+    assert float((one - two).abs().max()) < 1e-4 * float(one.max() - one.min())
+
+
+def test_as_many_blocks_at_a_time_as_memory_allows():
+    prisma = (230, 1000, 1000)
+    side = Memory(8 << 30).block_hsi_px(prisma, 4)
+    counts = [Memory(gib << 30).side_by_side(prisma, 4, side) for gib in (2, 4, 8, 16)]
+    assert counts[0] == 1
+    assert counts == sorted(counts)
+    assert counts[2] >= 2
+    for threads, count in ((1, 1), (2, 2), (100, counts[2])):
+        peak = peak_bytes(prisma, 4, threads, 8 << 30)
+        assert peak == peak_bytes(prisma, 4) + (count - 1) * (peak_bytes(prisma, 4) - inputs_bytes(prisma, 4))
+    assert peak_bytes(prisma, 4, 100, 8 << 30) <= 8 << 30
 
 
 def test_factors_live_in_a_file_that_nobody_sees(tmp_path):

@@ -189,3 +189,16 @@ def test_an_observer_of_a_part_sees_what_that_of_the_whole_sees():
     assert np.array_equal(part.design, whole.design[:, inside])
     assert np.allclose(seen.values, wanted.values[:, inside], atol=2e-3)
     assert np.corrcoef(seen.values[0], wanted.values[0, inside])[0, 1] > 0.9999
+
+
+def test_patches_are_the_same_on_two_threads(small_patches):
+    pair = unregistered(local=waves)
+    observer, before = Observer(pair, PSF, RATIO), torch.get_num_threads()
+    found = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        try:
+            found.append(fit_fields(observer, pair.start, "affine", 4).shift(X, Y))
+        finally:
+            torch.set_num_threads(before)
+    assert np.array_equal(*found)

@@ -208,6 +208,8 @@ def _task(name: str, pairing: Pairing, reference: Image, out: Path, settings: Ru
     hsi = pairing.hsi
     scale = settings.scale or max(round(pixel_ratio(hsi.grid, reference.grid)), 1)
     output = out / name / f"{name}{SUFFIXES[settings.driver]}"
+    threads = settings.threads or os.cpu_count() or 1
+    memory = peak_bytes((hsi.bands, *hsi.grid.shape), scale, threads, settings.max_memory)
     return Task(
         name,
         hsi,
@@ -217,7 +219,7 @@ def _task(name: str, pairing: Pairing, reference: Image, out: Path, settings: Ru
         # what may stand there is of other inputs or settings
         Job(hsi.path, reference.path, output, settings, overwrite=True),
         scale,
-        peak_bytes((hsi.bands, *hsi.grid.shape), scale),
+        memory,
     )
 
 

@@ -8,6 +8,7 @@ length and a linear map from HSI to guide of its own: what haze does to a part o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -23,6 +24,7 @@ from hsi_fuse.registration.fit import Fitted, Mapped, fit
 from hsi_fuse.registration.prior import AMPLITUDES, Expected
 from hsi_fuse.registration.tiles import Tile, spread
 from hsi_fuse.registration.warp import Array, Observer, Pair, apply
+from hsi_fuse.threads import at_once
 
 LARGEST = 160
 """Sides of an image that is one patch, HSI pixels."""
@@ -168,31 +170,30 @@ def fit_fields(
         length = None if expected is None else Expected(expected.length)
         return fit(observer, base, model, True, iterations, start, expected=length)
     before = {_corner(p.tile): p.shift for p in start.patches} if isinstance(start, Patchwork) else {}
-    first, others = _tiles(observer.pair, base)
-    patches: list[Patch] = []
-    fits: list[Fitted] = []
-    for i, tile in enumerate(first if sampled else first + others):
-        if i == len(first) and fits:
-            expected = Expected(_median(fits, "length"), _median(fits, "amplitude"))
-        part = observer.part(tile)
+
+    def fitted(tile: Tile, expected: Expected | None) -> tuple[Patch, list[float]]:
+        """A patch and its figures; none where it does not lie on the guide."""
+        part, last = observer.part(tile), before.get(_corner(tile))
         there = base * Affine.translation(tile[1].start, tile[0].start)
         try:
-            last = before.get(_corner(tile))
             found = fit(part, there, "none", True, iterations, last, expected=expected, settled=SETTLED)
         except AlignmentError:
             unknown = np.full((LATTICE, LATTICE), UNKNOWN)
-            patches.append(Patch(tile, Displacement.none(part.pair.shape), unknown))
-            continue
-        fits.append(found)
-        patches.append(Patch(tile, found.shift, _deviations(found)))
-    if not fits:
+            return Patch(tile, Displacement.none(part.pair.shape), unknown), []
+        return Patch(tile, found.shift, _deviations(found)), [getattr(found, name) for name in FIGURES]
+
+    first, others = _tiles(observer.pair, base)
+    done = at_once(partial(fitted, expected=expected), first)
+    known = [figures for _, figures in done if figures]
+    if not sampled:
+        if known:
+            _, amplitude, length = np.median(known, 0).tolist()
+            expected = Expected(length, amplitude)
+        done += at_once(partial(fitted, expected=expected), others)
+        known = [figures for _, figures in done if figures]
+    if not known:
         raise AlignmentError("the mapping slid off the reference")
-    figures = [_median(fits, name) for name in FIGURES]
-    return Patched(base, Patchwork(shape, tuple(patches)), *figures)
-
-
-def _median(fits: list[Fitted], figure: str) -> float:
-    return float(np.median([getattr(found, figure) for found in fits]))
+    return Patched(base, Patchwork(shape, tuple(patch for patch, _ in done)), *np.median(known, 0).tolist())
 
 
 def sample_of(pair: Pair, base: Affine) -> Tensor:
