@@ -8,14 +8,14 @@ from one to the other.
 from __future__ import annotations
 
 import math
+import mmap
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -61,6 +61,19 @@ class Divisible(Protocol):
     def learn(self, scene: Problem, subspace: Subspace, on_step: OnStep) -> Part:
         """The stage for parts of `scene`, whose estimates all have the subspace's factors."""
         ...
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Values in a file, mapped into memory."""
+
+    values: Tensor
+    pages: mmap.mmap
+
+    def let_go(self) -> None:
+        """Leave to the system's cache what was touched: it counts as the process's memory no longer."""
+        if hasattr(mmap, "MADV_DONTNEED"):  # not on every system
+            self.pages.madvise(mmap.MADV_DONTNEED)
 
 
 @dataclass(frozen=True)
@@ -114,13 +127,13 @@ class Memory:
         whole = 4 * FLOATS_PER_FINE_PIXEL * ratio**2 * shape[1] * shape[2]
         return inputs_bytes(shape, ratio) + whole <= self.limit
 
-    def factors(self, count: int, height: int, width: int) -> Tensor:
+    def factors(self, count: int, height: int, width: int) -> Stored:
         """Zeros (count, height, width), float32, in a file that ends with the process."""
         # no name in the folder: whatever ends the process, nothing is left behind
         with tempfile.TemporaryFile(dir=self.folder) as file:
             file.truncate(4 * count * height * width)
-            stored: Any = np.memmap(file, np.float32, "r+", shape=(count, height, width))
-        return torch.from_numpy(stored)
+            pages = mmap.mmap(file.fileno(), 4 * count * height * width)
+        return Stored(torch.frombuffer(pages, dtype=torch.float32).view(count, height, width), pages)
 
 
 def peak_bytes(shape: Sequence[int], ratio: int, threads: int = 1, limit: int = DEFAULT_MEMORY) -> int:
@@ -254,7 +267,7 @@ def by_blocks(stage: Divisible, problem: Problem, side: int, memory: Memory, on_
     apply = stage.learn(sample(problem), subspace, on_step)
     height, width = problem.guide_weight.shape
     blocks = list(layout(height // problem.ratio, width // problem.ratio, side))
-    maps: dict[str, Tensor] = {}
+    maps: dict[str, Stored] = {}
     verdict: dict[str, object] = {}
     history: Sequence[Mapping[str, float]] = ()
     iterations = 0
@@ -274,11 +287,13 @@ def by_blocks(stage: Divisible, problem: Problem, side: int, memory: Memory, on_
         for key, values in found.items():
             if key not in maps:
                 maps[key] = memory.factors(len(values), height, width)
-            _add(maps[key], values, block, problem.ratio)
+            _add(maps[key].values, values, block, problem.ratio)
+            maps[key].let_go()
         verdict, history = dict(result.verdict), result.history
         iterations += int(str(verdict.get("cg_iterations", 0)))
     on_step("blocks", len(blocks), len(blocks), 0.0)
-    estimate = Estimate(subspace.basis, subspace.mean, maps.pop("coefficients"), maps.pop("spread", None))
+    spread = maps["spread"].values if "spread" in maps else None
+    estimate = Estimate(subspace.basis, subspace.mean, maps["coefficients"].values, spread)
     verdict |= {"cg_iterations": iterations, "blocks": len(blocks)}
     return StageResult(estimate, verdict, history)
 

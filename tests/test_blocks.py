@@ -92,8 +92,9 @@ def test_as_many_blocks_at_a_time_as_memory_allows():
 
 def test_factors_live_in_a_file_that_nobody_sees(tmp_path):
     kept = Memory(1 << 20, tmp_path).factors(3, 200, 200)
-    kept += 1
-    assert float(kept.sum()) == 120_000
+    kept.values.add_(1)
+    kept.let_go()
+    assert float(kept.values.sum()) == 120_000
     assert list(tmp_path.iterdir()) == []
 
 
