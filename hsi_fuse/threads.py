@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -78,15 +79,28 @@ def in_turn(
     if workers <= 1:
         yield from map(work, items)
         return
+    working: list[int] = []
     torch.set_num_threads(1)  # also of the pool's threads, which ask when they begin
     try:
-        with ThreadPoolExecutor(workers) as pool:
+        with ThreadPoolExecutor(workers, initializer=lambda: working.append(threading.get_ident())) as pool:
             begun: deque[Future[Result]] = deque()
-            for item in items:
-                if len(begun) == workers:
+            try:
+                for item in items:
+                    if len(begun) == workers:
+                        yield begun.popleft().result()
+                    begun.append(pool.submit(work, item))
+                while begun:
                     yield begun.popleft().result()
-                begun.append(pool.submit(work, item))
-            while begun:
-                yield begun.popleft().result()
+            except BaseException:  # else an interrupted run would go on until its blocks are done
+                pool.shutdown(wait=False, cancel_futures=True)
+                for thread in working:
+                    _stop(thread)
+                raise
     finally:
         torch.set_num_threads(threads)
+
+
+def _stop(thread: int) -> None:
+    """Let a thread be interrupted after the operation it is in."""
+    interrupt = ctypes.py_object(KeyboardInterrupt)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), interrupt)

@@ -1,11 +1,12 @@
 """Threads: small pieces of work side by side, numpy's and scipy's small matrices on one."""
 
 import threading
+import time
 
 import pytest
 import torch
 
-from hsi_fuse.threads import at_once, keep_memory, one_ahead, thread_environment
+from hsi_fuse.threads import at_once, in_turn, keep_memory, one_ahead, thread_environment
 
 
 @pytest.fixture(params=[1, 3])
@@ -31,6 +32,25 @@ def test_what_goes_wrong_is_told_and_the_threads_are_as_they_were(threads):
     with pytest.raises(ZeroDivisionError):
         at_once(lambda item: 1 / item, [2, 1, 0])
     assert torch.get_num_threads() == threads
+
+
+def test_when_one_fails_the_others_do_not_go_on():
+    before, turns = torch.get_num_threads(), []
+
+    def work(item):
+        if item:
+            raise ValueError(item)
+        for turn in range(3000):
+            turns.append(turn)
+            time.sleep(0.01)
+
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(ValueError, match="1"):
+            list(in_turn(work, [1, 0, 0]))
+    finally:
+        torch.set_num_threads(before)
+    assert len(turns) < 1000
 
 
 def test_numpy_has_one_thread_unless_the_user_says_otherwise(monkeypatch):

@@ -63,11 +63,9 @@ class Expected:
     @property
     def likely(self) -> int | None:
         """The nearest of `AMPLITUDES`."""
-        return (
-            None
-            if self.amplitude is None
-            else int(np.abs(np.log(AMPLITUDES) - np.log(self.amplitude)).argmin())
-        )
+        if self.amplitude is None:
+            return None
+        return int(np.abs(np.log(AMPLITUDES) - np.log(self.amplitude)).argmin())
 
 
 @dataclass(frozen=True)
