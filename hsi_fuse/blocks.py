@@ -23,7 +23,7 @@ from hsi_fuse.errors import PresetError
 from hsi_fuse.physics import blur_down, psf_padding
 from hsi_fuse.problem import Estimate, OnStep, Problem, StageResult, averaged, window
 from hsi_fuse.subspace import Subspace, fill_nearest, problem_subspace, upsample
-from hsi_fuse.threads import in_turn
+from hsi_fuse.threads import hand_back_memory, in_turn
 
 DEFAULT_MEMORY = 8 << 30
 """Bytes, where none are given: a constant, so that a scene's blocks are the same on every machine."""
@@ -292,6 +292,7 @@ def by_blocks(stage: Divisible, problem: Problem, side: int, memory: Memory, on_
         verdict, history = dict(result.verdict), result.history
         iterations += int(str(verdict.get("cg_iterations", 0)))
     on_step("blocks", len(blocks), len(blocks), 0.0)
+    hand_back_memory()
     spread = maps["spread"].values if "spread" in maps else None
     estimate = Estimate(subspace.basis, subspace.mean, maps["coefficients"].values, spread)
     verdict |= {"cg_iterations": iterations, "blocks": len(blocks)}

@@ -9,7 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -40,24 +40,25 @@ def keep_memory() -> None:
     glibc maps each large array anew, and the system clears its pages one by one when they are first written:
     a tenth of a run's time, and more where threads wait for each other there. Other systems: nothing.
     """
-    if not sys.platform.startswith("linux"):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-    if mallopt is not None:
-        mallopt(M_ARENA_MAX, 1)  # the heaps of other threads are too small for such arrays
-        mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
-        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
-        mallopt(M_TOP_PAD, 64 << 20)
+    for option, value in (
+        (M_ARENA_MAX, 1),  # the heaps of other threads are too small for such arrays
+        (M_MMAP_THRESHOLD, KEPT_BYTES),
+        (M_TRIM_THRESHOLD, KEPT_BYTES),
+        (M_TOP_PAD, 64 << 20),
+    ):
+        _glibc("mallopt", option, value)
 
 
-def one_ahead(items: Iterable[Item]) -> Iterator[Item]:
-    """The items, each made by another thread while the one before it is used."""
-    iterator, end = iter(items), object()
-    with ThreadPoolExecutor(1) as pool:
-        coming: Future[Any] = pool.submit(next, iterator, end)
-        while (item := coming.result()) is not end:
-            coming = pool.submit(next, iterator, end)
-            yield item
+def hand_back_memory() -> None:
+    """Hand back what was kept, where what comes next needs less of it."""
+    _glibc("malloc_trim", 0)
+
+
+def _glibc(name: str, *values: int) -> None:
+    """Call a function of glibc, where that is the system's library."""
+    found = getattr(ctypes.CDLL(None), name, None) if sys.platform.startswith("linux") else None
+    if found is not None:
+        found(*values)
 
 
 def at_once(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:

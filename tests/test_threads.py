@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from hsi_fuse.threads import at_once, in_turn, keep_memory, one_ahead, thread_environment
+from hsi_fuse.threads import at_once, hand_back_memory, in_turn, keep_memory, thread_environment
 
 
 @pytest.fixture(params=[1, 3])
@@ -66,30 +66,5 @@ def test_numpy_has_one_thread_unless_the_user_says_otherwise(monkeypatch):
 def test_keeping_memory_harms_no_system(monkeypatch, platform):
     monkeypatch.setattr("sys.platform", platform)
     keep_memory()
+    hand_back_memory()
     assert float(torch.ones(1 << 20).sum()) == 1 << 20
-
-
-def test_items_are_made_while_others_are_used():
-    made = []
-
-    def items():
-        for item in range(4):
-            made.append(threading.get_ident())
-            yield item
-
-    seen = []
-    for item in one_ahead(items()):
-        seen.append(item)
-    assert seen == [0, 1, 2, 3]
-    assert threading.get_ident() not in made
-
-
-def test_an_error_in_making_items_is_told_where_they_are_used():
-    def items():
-        yield 1
-        raise ValueError("broken")
-
-    ahead = one_ahead(items())
-    assert next(ahead) == 1
-    with pytest.raises(ValueError, match="broken"):
-        next(ahead)

@@ -20,7 +20,6 @@ from hsi_fuse.files import atomic_files, check_output
 from hsi_fuse.grid import Grid
 from hsi_fuse.gtiff import TILE, describe, gdal, geometry, lasting_tags, profile, upper, verify, write_image
 from hsi_fuse.raster import Bands, Encoding, Raster
-from hsi_fuse.threads import one_ahead
 from hsi_fuse.write.encode import Encoder
 from hsi_fuse.write.envi_header import envi_paths, header_text
 
@@ -184,15 +183,6 @@ class _Chunks:
             if self._on_rows is not None:
                 self._on_rows(stop, self.grid.height)
 
-    def strips(self, rows: int) -> Iterator[tuple[int, NDArray[Any]]]:
-        """(row, stored (band, rows, W)) of the whole cube."""
-        height, width = self.grid.shape
-        for top in range(0, height, rows):
-            strip = np.empty((self.like.bands, min(rows, height - top), width), self.encoder.encoding.dtype)
-            for start, stored in self.within(top, top + strip.shape[1]):
-                strip[:, start - top : start - top + stored.shape[1]] = stored
-            yield top, strip
-
 
 def _write_envi(parts: tuple[Path, ...], chunks: _Chunks) -> None:
     """Band interleaved by line: the only order in which row blocks are written straight through."""
@@ -210,8 +200,12 @@ def _write_gtiff(part: Path, chunks: _Chunks, options: Mapping[str, str], *, ove
     grid, like = chunks.grid, chunks.like
     with gdal():
         with rasterio.open(part, "w", count=like.bands, **geometry(grid), **options) as file:
-            for top, strip in one_ahead(chunks.strips(TILE)):  # whole tiles: each is compressed once
-                file.write(strip, window=Window(0, top, grid.width, strip.shape[1]))
+            for top in range(0, grid.height, TILE):  # whole tiles, so that each is compressed once
+                bottom = min(top + TILE, grid.height)
+                strip = np.empty((like.bands, bottom - top, grid.width), options["dtype"])
+                for start, stored in chunks.within(top, bottom):
+                    strip[:, start - top : start - top + stored.shape[1]] = stored
+                file.write(strip, window=Window(0, top, grid.width, bottom - top))
             describe(file, like, chunks.stored_encoding)
         if overviews and max(grid.shape) > OVERVIEWS_FROM:
             with rasterio.open(part, "r+") as file:
