@@ -203,10 +203,12 @@ def sam_deg(estimate: Tensor, truth: Tensor, mask: Tensor | None = None, border:
     """
     angle = torch.full(truth.shape[1:], math.nan, dtype=torch.float64, device=truth.device)
     for row in range(truth.shape[1]):  # row by row: no float64 copy of the cube
-        u, v = estimate[:, row].double(), truth[:, row].double()  # (n, W)
-        nu, nv = u.norm(dim=0), v.norm(dim=0)
-        u, v = u / positive(nu), v / positive(nv)
-        angle[row] = torch.rad2deg(2 * torch.atan2((u - v).norm(dim=0), (u + v).norm(dim=0)))
+        u, v = (x[:, row].to(torch.float64, copy=True) for x in (estimate, truth))  # (n, W)
+        for x in (u, v):
+            x /= positive(torch.linalg.vecdot(x, x, dim=0).sqrt())
+        apart, along = u - v, u.add_(v)
+        squares = (torch.linalg.vecdot(x, x, dim=0) for x in (apart, along))
+        angle[row] = torch.rad2deg(2 * torch.atan2(*(square.sqrt() for square in squares)))
     angle[~valid(truth, mask, border)] = math.nan
     found = angle[angle.isfinite()]
     if not found.numel():

@@ -36,7 +36,7 @@ def ssim(estimate: Tensor, truth: Tensor, mask: Tensor | None = None, border: in
         x, y = e.double() * weight, t.double() * weight
         peak = t[keep].max().double()
         c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
-        mx, my, xx, yy, xy = (_gaussian(i, 1.5, reach) / total for i in (x, y, x * x, y * y, x * y))
+        mx, my, xx, yy, xy = _gaussian(torch.stack([x, y, x * x, y * y, x * y]), 1.5, reach) / total
         top = (2 * mx * my + c1) * (2 * (xy - mx * my) + c2)
         bottom = (mx * mx + my * my + c1) * (xx - mx * mx + yy - my * my + c2)
         values.append((top / positive(bottom))[inner].mean())
@@ -193,13 +193,15 @@ def pixels_of(keep: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def _gaussian(image: Tensor, sigma: float, reach: int) -> Tensor:
-    """Separable Gaussian sum of (H, W) over -reach..reach, zero beyond the edge."""
+    """Separable Gaussian sum of (H, W) or (c, H, W) over -reach..reach, zero beyond the edge."""
     offsets = torch.arange(-reach, reach + 1, dtype=torch.float64, device=image.device)
     kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
     kernel = kernel / kernel.sum()
     wide = F.pad(image.double(), [reach] * 4)
-    blurred = blur_down(wide[None], torch.outer(kernel, kernel), 1)[0]  # many times faster than a convolution
-    return blurred[reach : reach + image.shape[0], reach : reach + image.shape[1]]
+    # many times faster than a convolution
+    blurred = blur_down(wide.view(-1, *wide.shape[-2:]), torch.outer(kernel, kernel), 1)
+    height, width = image.shape[-2:]
+    return blurred[:, reach : reach + height, reach : reach + width].reshape(image.shape)
 
 
 def _share(part: Tensor, whole: Tensor) -> Tensor:
