@@ -61,7 +61,7 @@ class Mosaic:
     def of(cls, scene: str, height: int, width: int, bands: int, seed: int = 0) -> Mosaic:
         """A scene with as many bands as asked for, interpolated where it has not that many."""
         cube, wavelengths = load(scene)
-        cube = cube[:, : min(cube.shape[1], MOST_TILE_PX), : min(cube.shape[2], MOST_TILE_PX)]
+        cube = cube[:, :MOST_TILE_PX, :MOST_TILE_PX]
         at = np.linspace(0, len(cube) - 1, bands)
         first = np.minimum(at.astype(int), len(cube) - 2)
         share = torch.from_numpy(at - first).float()[:, None, None]

@@ -29,6 +29,7 @@ from hsi_fuse.blocks import Memory, layout
 DEFLATE = {"compress": "deflate", "zlevel": 6, "predictor": 2, "num_threads": 2}
 ROWS = 64
 EVERY = 10
+"""Of the bands in which steps are looked at, one in so many."""
 NO_LIMIT_GIB = 1024.0
 
 

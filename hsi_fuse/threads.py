@@ -18,6 +18,7 @@ WAITING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "20000"}
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -2, -3, -8
 """Of glibc's malloc.h."""
 KEPT_BYTES = 1 << 28
+"""More than the arrays that come and go in a block's solution take."""
 
 
 def thread_environment(threads: int | None) -> dict[str, str]:
@@ -72,7 +73,10 @@ def at_once(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Resul
 def in_turn(
     work: Callable[[Item], Result], items: Iterable[Item], most: int | None = None
 ) -> Iterator[Result]:
-    """The same one after the other, and never more than `most` of them begun and not taken yet."""
+    """The same one after the other, and never more than `most` of them begun and not taken yet.
+
+    Fewer than there are threads share them evenly.
+    """
     import torch
 
     threads = torch.get_num_threads()
@@ -80,21 +84,29 @@ def in_turn(
     if workers <= 1:
         yield from map(work, items)
         return
-    working: list[int] = []
-    torch.set_num_threads(1)  # also of the pool's threads, which ask when they begin
+    working: set[int] = set()
+
+    def watched(item: Item) -> Result:
+        working.add(threading.get_ident())
+        try:
+            return work(item)
+        finally:
+            working.discard(threading.get_ident())
+
+    torch.set_num_threads(threads // workers)  # also of the pool's threads, which ask when they begin
     try:
-        with ThreadPoolExecutor(workers, initializer=lambda: working.append(threading.get_ident())) as pool:
+        with ThreadPoolExecutor(workers) as pool:
             begun: deque[Future[Result]] = deque()
             try:
                 for item in items:
                     if len(begun) == workers:
                         yield begun.popleft().result()
-                    begun.append(pool.submit(work, item))
+                    begun.append(pool.submit(watched, item))
                 while begun:
                     yield begun.popleft().result()
             except BaseException:  # else an interrupted run would go on until its blocks are done
                 pool.shutdown(wait=False, cancel_futures=True)
-                for thread in working:
+                for thread in list(working):
                     _stop(thread)
                 raise
     finally:

@@ -28,6 +28,16 @@ def test_work_at_once_keeps_its_order_and_leaves_the_threads_as_they_were(thread
     assert torch.get_num_threads() == threads
 
 
+def test_few_at_a_time_share_the_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        assert list(in_turn(lambda item: torch.get_num_threads(), range(3), most=2)) == [2, 2, 2]
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_what_goes_wrong_is_told_and_the_threads_are_as_they_were(threads):
     with pytest.raises(ZeroDivisionError):
         at_once(lambda item: 1 / item, [2, 1, 0])
