@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -45,7 +46,7 @@ class Plan:
     guide_gsd_hsi_px : float
         Size of a guide pixel in HSI pixels.
     memory_bytes : int
-        Rough peak.
+        Rough peak, on all of the machine's processors.
     facts : mapping
         All of it in words and figures.
     known : KnownSensor
@@ -117,7 +118,7 @@ def plan(hsi: Raster, guide: Guide, scale: int | None = None, known: KnownSensor
     overlap = float(np.mean((x >= 0) & (x < guide.grid.width) & (y >= 0) & (y < guide.grid.height)))
     good = int(hsi.good_bands.sum())
     fine = target.width * target.height
-    memory = peak_bytes((good, *hsi.grid.shape), chosen)
+    memory = peak_bytes((good, *hsi.grid.shape), chosen, os.cpu_count() or 1)
     facts = {
         "HSI": _hsi_facts(hsi),
         "reference": _guide_facts(guide),
