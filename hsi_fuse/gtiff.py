@@ -21,6 +21,9 @@ from hsi_fuse.grid import Grid
 from hsi_fuse.raster import Bands, Encoding, Raster
 
 TILE = 256
+DEFLATE_LEVEL = "1"
+"""What predictors leave of a measured image repeats nothing: higher levels search twice as long and find
+nothing more (docs/lab-notes.md)."""
 # No `.aux.xml` beside the product, and a cache whose size (so the order of tiles in the file) does not
 # depend on the machine.
 GDAL: dict[str, Any] = {"GDAL_PAM_ENABLED": "NO", "GDAL_CACHEMAX": 128 << 20}
@@ -137,6 +140,7 @@ def profile(dtype: str, options: Mapping[str, str]) -> dict[str, Any]:
     defaults = {"TILED": "YES", "BLOCKXSIZE": str(TILE), "BLOCKYSIZE": str(TILE), "INTERLEAVE": "BAND"}
     # GDAL would call the fourth of four bands alpha, and viewers would show near infrared as transparency
     defaults |= {"COMPRESS": "DEFLATE", "PREDICTOR": predictor, "BIGTIFF": "IF_SAFER", "ALPHA": "NO"}
+    defaults |= {"ZLEVEL": DEFLATE_LEVEL}
     return {"driver": "GTiff", "dtype": dtype, **defaults, **upper(options)}
 
 

@@ -18,7 +18,18 @@ from rasterio.windows import Window
 from hsi_fuse.errors import HsiFuseWarning, WriteError
 from hsi_fuse.files import atomic_files, check_output
 from hsi_fuse.grid import Grid
-from hsi_fuse.gtiff import TILE, describe, gdal, geometry, lasting_tags, profile, upper, verify, write_image
+from hsi_fuse.gtiff import (
+    DEFLATE_LEVEL,
+    TILE,
+    describe,
+    gdal,
+    geometry,
+    lasting_tags,
+    profile,
+    upper,
+    verify,
+    write_image,
+)
 from hsi_fuse.raster import Bands, Encoding, Raster
 from hsi_fuse.write.encode import Encoder
 from hsi_fuse.write.envi_header import envi_paths, header_text
@@ -209,8 +220,10 @@ def _write_gtiff(part: Path, chunks: _Chunks, options: Mapping[str, str], *, ove
             describe(file, like, chunks.stored_encoding)
         if overviews and max(grid.shape) > OVERVIEWS_FROM:
             with rasterio.open(part, "r+") as file:
-                factors = [2**k for k in range(1, 12) if max(grid.shape) / 2**k >= TILE / 2]
-                file.build_overviews(factors, Resampling.average)
+                # the first would cost as much as all others, and saves a viewer few pixels
+                factors = [2**k for k in range(2, 12) if max(grid.shape) / 2**k >= TILE / 2]
+                with rasterio.Env(ZLEVEL_OVERVIEW=options["ZLEVEL"]):
+                    file.build_overviews(factors, Resampling.average)
         verify(part, grid)
 
 
@@ -220,6 +233,7 @@ def _write_cog(part: Path, chunks: _Chunks, options: Mapping[str, str]) -> None:
     try:
         _write_gtiff(plain, chunks, {}, overviews=False)
         defaults = {"COMPRESS": "DEFLATE", "PREDICTOR": "YES", "BLOCKSIZE": "512", "BIGTIFF": "IF_SAFER"}
+        defaults |= {"LEVEL": DEFLATE_LEVEL}
         with gdal():
             rasterio.shutil.copy(str(plain), str(part), driver="COG", **{**defaults, **upper(options)})
             verify(part, chunks.grid)
