@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from affine import Affine
@@ -14,6 +15,7 @@ from scipy import ndimage
 from hsi_fuse.errors import AlignmentError, HsiFuseWarning
 from hsi_fuse.grid import Grid
 from hsi_fuse.raster import Raster
+from hsi_fuse.threads import at_once
 
 Array = NDArray[np.float64]
 LATTICE = 33
@@ -21,6 +23,8 @@ LATTICE = 33
 NEGLIGIBLE_PX = 0.02
 """What an affine may miss of a map projection, guide pixels, before it is carried as displacement."""
 INVERSIONS = 10
+BLOCK_PIXELS = 1 << 20
+"""Resampled at a time."""
 
 
 @dataclass(frozen=True)
@@ -183,18 +187,15 @@ def resample(
     # guide pixels per target pixel along the guide's own columns and rows
     sigma = [np.sqrt(max(step**2 - 1, 0) / 12) for step in (np.hypot(d, e), np.hypot(a, b))]
     holes = ~guide.valid
-    prepared = list(fill_holes(guide.values, holes))
-    prepared = [ndimage.gaussian_filter(band, sigma, mode="nearest") for band in prepared]
-    prepared = [ndimage.spline_filter(band, order=3, mode="mirror", output=np.float32) for band in prepared]
+    prepared = at_once(partial(_prepared, sigma=sigma), fill_holes(guide.values, holes))
     # a sample counts only where the pixels that carry most of the spline are all valid
     clear = (
         ndimage.binary_erosion(guide.valid, np.ones((3, 3)), border_value=1) if holes.any() else guide.valid
     )
     values = np.zeros((len(prepared), height, width), np.float32)
     weight = np.zeros(shape, np.float32)
-    block = max(1, 2_000_000 // width)
-    for top in range(0, height, block):
-        part = slice(top, min(top + block, height))
+
+    def sample(part: slice) -> None:
         x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(part.start, part.stop) + 0.5)
         columns, rows = to_guide(mapping, displacement, shape, x, y) - 0.5  # pixels' centres are integers
         inside = (
@@ -212,7 +213,16 @@ def resample(
         for band, image in enumerate(prepared):
             sampled = ndimage.map_coordinates(image, [rows, columns], order=3, mode="mirror", prefilter=False)
             values[band, part] = np.where(seen, sampled, 0)
+
+    block = max(1, BLOCK_PIXELS // width)
+    at_once(sample, [slice(top, min(top + block, height)) for top in range(0, height, block)])
     return values, weight
+
+
+def _prepared(band: NDArray[np.float32], sigma: Sequence[float]) -> NDArray[np.float32]:
+    """A band as its spline's coefficients, anti-aliased."""
+    blurred = ndimage.gaussian_filter(band, sigma, mode="nearest")
+    return np.asarray(ndimage.spline_filter(blurred, order=3, mode="mirror", output=np.float32))
 
 
 def to_guide(

@@ -65,9 +65,10 @@ def _glibc(name: str, *values: int) -> None:
 def at_once(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
     """The work on each item, in their order: as many at a time as torch has threads, each with one of them.
 
-    For many small pieces of work, whose own parts are too small to be divided.
+    For pieces of work whose own parts are too small to be divided; a single one has all threads.
     """
-    return list(in_turn(work, items))
+    items = list(items)
+    return list(in_turn(work, items, max(len(items), 1)))
 
 
 def in_turn(

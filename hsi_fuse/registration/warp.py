@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hsi_fuse.physics import blur_down
 from hsi_fuse.registration.tiles import Tile, strips, textured
+from hsi_fuse.threads import at_once
 
 Array = NDArray[np.float64]
 Shift = Callable[[Array, Array], Array]
@@ -30,6 +31,10 @@ AT_ONCE = 16_384
 """Places sampled at a time: they stay in the processor's cache, which halves the time."""
 REACH = 2
 """Pixels beyond that of a place which its cubic takes in, at most."""
+LEAST_SIGMA = 0.05
+"""Pixels: a narrower Gaussian blurs nothing."""
+RIM = 3
+"""Pixels around an image, of which the farthest is a tap of a place that is two beyond its edge."""
 MOST_HSI_PIXELS = 32_768
 LEAST_BEYOND, HALF_BEYOND, MOST_BEYOND = 0.02, 0.06, 0.3
 """Share of the PSF beyond the guide: of a pixel that counts as seen, of one that weighs half in a fit, and
@@ -148,17 +153,19 @@ def on_lattice(lattice: NDArray[np.floating], columns: Array, rows: Array, shape
 
 def gaussian_blur(image: Tensor, sigma: tuple[float, float]) -> Tensor:
     """Gaussian blur with replicated edges, sigma along (columns, rows) in pixels: (c, H, W) -> (c, H, W)."""
-    for axis, width in ((2, sigma[0]), (1, sigma[1])):
-        if width < 0.05:
-            continue
-        reach = max(int(3.5 * width + 0.5), 1)
-        x = torch.arange(-reach, reach + 1, dtype=image.dtype, device=image.device)
-        kernel = torch.exp(-0.5 * (x / width) ** 2)
-        kernel = kernel / kernel.sum()
-        shape = (1, 1, 1, -1) if axis == 2 else (1, 1, -1, 1)
-        pad = [reach, reach, 0, 0] if axis == 2 else [0, 0, reach, reach]
-        image = F.conv2d(F.pad(image[:, None], pad, mode="replicate"), kernel.view(shape))[:, 0]
-    return image
+    if max(sigma) < LEAST_SIGMA:
+        return image
+    reaches = [max(int(3.5 * width + 0.5), 1) if width >= LEAST_SIGMA else 0 for width in sigma]
+    size = max(reaches)
+    x = torch.arange(-size, size + 1, dtype=torch.float64)
+    across, down = (
+        torch.exp(-0.5 * (x / max(width, LEAST_SIGMA)) ** 2) * (x.abs() <= reach)
+        for width, reach in zip(sigma, reaches, strict=True)
+    )
+    psf = torch.outer(down / down.sum(), across / across.sum()).to(image)
+    wider = F.pad(image[None], [size] * 4, mode="replicate")[0]
+    inner = slice(size, -size)
+    return torch.cat([blur_down(band[None], psf, 1)[:, inner, inner] for band in wider])
 
 
 def step_lengths(mapping: Affine) -> tuple[float, float]:
@@ -181,15 +188,27 @@ def sample(image: Tensor, columns: Tensor, rows: Tensor) -> Tensor:
     """
     image, columns, rows = _around(image, columns, rows)
     channels, height, width = image.shape
-    table = image.reshape(channels, -1).T.contiguous()
-    places = torch.stack([columns.reshape(-1), rows.reshape(-1)], 1) - 0.5
-    sampled = torch.empty(len(places), channels, dtype=image.dtype, device=image.device)
-    for first in range(0, len(places), AT_ONCE):
-        (left, across), (top, down) = (_taps(where, image) for where in places[first : first + AT_ONCE].T)
-        taps = (top.clamp_(0, height - 1) * width)[:, :, None] + left.clamp_(0, width - 1)[:, None]
-        weights = down[:, :, None] * across[:, None]
-        sampled[first : first + AT_ONCE] = F.embedding_bag(
-            taps.flatten(1), table, mode="sum", per_sample_weights=weights.flatten(1)
+    # from two pixels beyond its edge on an image stays what it is, so that no tap lies outside this rim
+    table = F.pad(image[None], [RIM] * 4, mode="replicate")[0].reshape(channels, -1).T.contiguous()
+    across, down = (
+        (where.reshape(-1) - 0.5).clamp_(-2, size) for where, size in ((columns, width), (rows, height))
+    )
+    wide = width + 2 * RIM
+    near = torch.arange(RIM - 1, RIM + 3, dtype=torch.int32, device=image.device)
+    taps = (near[:, None] * wide + near).flatten()
+    # products with these repeat four weights to all sixteen: many times faster than an outer product of four
+    one = torch.eye(4, dtype=image.dtype, device=image.device)
+    by_row, by_column = one.repeat_interleave(4, 1), one.repeat(1, 4)
+    sampled = torch.empty(len(across), channels, dtype=image.dtype, device=image.device)
+    for first in range(0, len(across), AT_ONCE):
+        part = slice(first, first + AT_ONCE)
+        (left, x), (top, y) = (_weights(where[part], image) for where in (across, down))
+        corner = (top * wide + left).int()
+        sampled[part] = F.embedding_bag(
+            corner[:, None] + taps,
+            table,
+            mode="sum",
+            per_sample_weights=(y @ by_row).mul_(x @ by_column),
         )
     return sampled.T.reshape(channels, *columns.shape)
 
@@ -208,8 +227,8 @@ def _around(image: Tensor, columns: Tensor, rows: Tensor) -> tuple[Tensor, Tenso
     return image[:, parts[0], parts[1]], inside[1], inside[0]
 
 
-def _taps(where: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Indices and weights (N, 4) of the samples around array indices (N,)."""
+def _weights(where: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """The sample (N,) before array indices (N,), and what it and the ones around it weigh, (N, 4)."""
     first = where.floor()
     t = (where - first).to(like)
     weights = (
@@ -218,7 +237,7 @@ def _taps(where: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         t * (0.5 + t * (2 - 1.5 * t)),
         t * t * (-0.5 + 0.5 * t),
     )
-    return first.long()[:, None] + torch.arange(-1, 3, device=where.device), torch.stack(weights, 1)
+    return first, torch.stack(weights, 1)
 
 
 @dataclass(frozen=True)
@@ -300,11 +319,13 @@ class Observer:
 
     def see(self, base: Affine, shift: Shift | None = None) -> Seen:
         """Look at the guide through `base(place + shift(place)) + bend(place)`."""
-        tiles = []
-        for warped in self.warped(base, shift):
+
+        def looked(index: int) -> Tensor:
+            warped = self._tile(self.tiles[index], base, shift)
             slopes = [torch.gradient(warped[:-1], dim=axis)[0] * self.ratio for axis in (2, 1)]
-            tiles.append(torch.cat([warped[:-1], *slopes, warped[-1:]]))
-        out, m = self.blurred(tiles), len(self.image)
+            return self._blurred(torch.cat([warped[:-1], *slopes, warped[-1:]]), index)
+
+        out, m = _joined(at_once(looked, range(len(self.tiles)))), len(self.image)
         beyond = 1 - out[-1]
         weight = np.where(beyond < MOST_BEYOND, 1 / (1 + (beyond / HALF_BEYOND) ** 2), 0.0)
         support = (beyond < LEAST_BEYOND).astype(np.float64)
@@ -312,15 +333,17 @@ class Observer:
 
     def warped(self, base: Affine, shift: Shift | None = None) -> list[Tensor]:
         """The guide and, last, its validity on the fine grid, tile by tile: (m + 1, rows, columns) each."""
-        return [self._tile(tile, base, shift) for tile in self.tiles]
+        return at_once(lambda tile: self._tile(tile, base, shift), self.tiles)
 
     def blurred(self, tiles: list[Tensor]) -> Array:
         """What the HSI's sensor sees of fine images at the HSI pixels looked at: (c, N)."""
-        r, looked = self.margin, []
-        for tile, (rows, columns) in zip(tiles, self.used, strict=True):
-            seen = blur_down(tile, self.psf, self.ratio)
-            looked.append(seen[:, r : seen.shape[1] - r, r : seen.shape[2] - r][:, rows, columns])
-        return np.asarray(torch.cat(looked, 1).double().cpu().numpy())
+        return _joined([self._blurred(tile, i) for i, tile in enumerate(tiles)])
+
+    def _blurred(self, tile: Tensor, index: int) -> Tensor:
+        """The same of a tile (c, rows, columns)."""
+        r, (rows, columns) = self.margin, self.used[index]
+        seen = blur_down(tile, self.psf, self.ratio)
+        return seen[:, r : seen.shape[1] - r, r : seen.shape[2] - r][:, rows, columns]
 
     def _tile(self, tile: Tile, base: Affine, shift: Shift | None) -> Tensor:
         r, s = self.margin, self.ratio
@@ -340,3 +363,8 @@ class Observer:
         inside = (across > 0) & (across < wide) & (down > 0) & (down < tall)
         valid = self.pair.guide_weight[down.long().clamp(0, tall - 1), across.long().clamp(0, wide - 1)]
         return torch.cat([sample(self.image, across, down), (valid * inside)[None]])
+
+
+def _joined(parts: list[Tensor]) -> Array:
+    """(c, n) each -> (c, N)."""
+    return np.asarray(torch.cat(parts, 1).double().cpu().numpy())
