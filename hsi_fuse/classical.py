@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from hsi_fuse.problem import Estimate, Problem
-from hsi_fuse.solve import feather
 from hsi_fuse.subspace import Subspace, fill_nearest, problem_subspace, upsample
 
 GUIDE_TRUST = 3.0
@@ -75,4 +74,4 @@ def guide_deviation(problem: Problem) -> Tensor:
 
 def keep_guided(problem: Problem, found: Tensor, plain: Tensor) -> Tensor:
     """`found` where the guide is, `plain` where it is not, blended between: (c, H, W)."""
-    return plain + feather(problem.guide_weight, problem.hsi_weight, problem.ratio) * (found - plain)
+    return plain + problem.fading * (found - plain)

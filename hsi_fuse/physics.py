@@ -102,8 +102,8 @@ class Blur:
             parts.append(sum(terms[1:], terms[0]))
         return torch.cat(parts, 1).view(c, h, -1)
 
-    def up(self, image: Tensor) -> Tensor:
-        """The adjoint: (c, h, w) -> (c, ratio h, ratio w)."""
+    def up(self, image: Tensor, onto: Tensor | None = None) -> Tensor:
+        """The adjoint: (c, h, w) -> (c, ratio h, ratio w); added to `onto`, in place, where that is given."""
         c, h, w = image.shape
         flat = image.reshape(c * h, w)
         width, height = self.columns[-1].high, self.rows[-1].high
@@ -112,7 +112,7 @@ class Blur:
             for r in range(self.rank):
                 high[r, :, s.low : s.high].addmm_(flat[:, s.first : s.last], s.taps[r])
         high = high.view(self.rank, c, h, width)
-        out = image.new_zeros(c, height, width)
+        out = image.new_zeros(c, height, width) if onto is None else onto
         for s in self.rows:
             for r in range(self.rank):
                 taps = s.taps[r].T.expand(c, -1, -1)

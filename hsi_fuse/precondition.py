@@ -90,7 +90,7 @@ class Preconditioner:
         low = self.rows.T @ ((self.rows @ low @ self.columns.T) * self.shrink) @ self.columns
         back = torch.split(times(-self.scale[:, :, 0] * self.to_low.T, low), len(groups[0]))
         for part, coarse in zip(groups, back, strict=True):
-            part += self.blur.up(coarse)
+            self.blur.up(coarse, onto=part)
         return out
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hsi_fuse.errors import SolveError
+from hsi_fuse.feather import feather
 from hsi_fuse.physics import blur_down
 from hsi_fuse.sensor import Sensor
 
@@ -115,6 +117,11 @@ class Problem:
     def device(self) -> torch.device:
         """Where the tensors live."""
         return self.hsi.device
+
+    @cached_property
+    def fading(self) -> Tensor:
+        """The guide's weight, which falls to 0 smoothly towards where the guide ends (`feather`): (H, W)."""
+        return feather(self.guide_weight, self.hsi_weight, self.ratio)
 
 
 def window(problem: Problem, rows: tuple[int, int], columns: tuple[int, int]) -> Problem:

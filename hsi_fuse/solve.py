@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from hsi_fuse.errors import SolveError
@@ -55,7 +54,6 @@ def _steps(guide: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return down, across, pairs.clamp_min(1)
 
 
-FEATHER_HSI_PX = 6
 LEAST_CURVATURE = 1e-7
 """Share of the guide's largest curvature below which one is rounding: m bands see m directions only."""
 BARELY = 1.5
@@ -127,8 +125,8 @@ def standardise(guide: Tensor, weight: Tensor) -> Tensor:
 def anchor(problem: Problem, low: Tensor, detail: Tensor, elsewhere: Tensor | None = None) -> Prior:
     """Make a prior of guessed coefficients: the guess where the guide is, interpolation elsewhere.
 
-    Both are blended over `FEATHER_HSI_PX`, so that no seam shows where the guide ends. How far the guess
-    is off is read from the HSI.
+    Both are blended over `feather.REACH_HSI_PX`, so that no seam shows where the guide ends. How far the
+    guess is off is read from the HSI.
 
     Parameters
     ----------
@@ -142,45 +140,12 @@ def anchor(problem: Problem, low: Tensor, detail: Tensor, elsewhere: Tensor | No
     """
     ratio, psf = problem.ratio, problem.sensor.psf
     plain = upsample(low, ratio) if elsewhere is None else elsewhere
-    guess = plain + feather(problem.guide_weight, problem.hsi_weight, ratio) * (detail - plain)
+    guess = plain + problem.fading * (detail - plain)
     error = low - blur_down(guess, psf, ratio)
     support = supported(problem.guide_weight, problem.hsi_weight, psf, ratio)
     if not bool(support.any()):
         support = problem.hsi_weight > 0
     return Prior(guess, _covariance(error[:, support]), upsample(error, ratio))
-
-
-def feather(weight: Tensor, hsi_weight: Tensor, ratio: int) -> Tensor:
-    """Let the guide's weight (H, W) fall to 0 smoothly towards where the guide ends: (H, W).
-
-    It falls *inside* the guide's support over `FEATHER_HSI_PX` HSI pixels: over fewer the eye sees where the
-    fine texture ends as a line. Where the HSI has no data either there is nothing to blend with, and holes
-    smaller than about two HSI pixels are too small to show a seam: neither makes the weight fall around it.
-    """
-    if bool((weight >= 1).all()):
-        return weight
-    empty = (hsi_weight <= 0).to(weight)
-    solid = torch.maximum(weight, empty.repeat_interleave(ratio, 0).repeat_interleave(ratio, 1))
-    closed = -_largest(-_largest(solid, ratio), ratio)
-    half = ratio * FEATHER_HSI_PX // 2
-    lowest = -_largest(-closed, half)
-    side = 2 * half + 1
-    smooth = F.avg_pool2d(
-        _replicate(lowest, half), (side, 1), stride=1
-    )  # by axes: a square is many times slower
-    smooth = F.avg_pool2d(smooth, (1, side), stride=1)[0, 0]
-    return torch.minimum(smooth, weight)
-
-
-def _largest(image: Tensor, reach: int) -> Tensor:
-    """Largest value within `reach` pixels along both axes: (H, W) -> (H, W)."""
-    along = F.max_pool2d(_replicate(image, reach), (2 * reach + 1, 1), stride=1)
-    return F.max_pool2d(along, (1, 2 * reach + 1), stride=1)[0, 0]
-
-
-def _replicate(image: Tensor, width: int) -> Tensor:
-    """(H, W) -> (1, 1, H + 2 width, W + 2 width), the rim repeated."""
-    return F.pad(image[None, None], [width] * 4, mode="replicate")
 
 
 def _covariance(values: Tensor) -> Tensor:
@@ -241,7 +206,7 @@ def solve_map(problem: Problem, subspace: Subspace, prior: Prior, options: MapOp
     known = sensor.offset + sensor.srf @ subspace.mean
     whitened = (mixing / problem.guide_noise[:, None] ** 2).T  # (k, m)
     values, change, back = correctable(*diagonalised(prior.covariance, whitened @ mixing))
-    weight = feather(problem.guide_weight, problem.hsi_weight, ratio)
+    weight = problem.fading
     if prior.texture is None:
         guide, step = standardise(problem.guide, problem.guide_weight), None
     else:

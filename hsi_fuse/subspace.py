@@ -13,12 +13,13 @@ from scipy.optimize import nnls
 from torch import Tensor
 
 from hsi_fuse.problem import Estimate, Problem
+from hsi_fuse.threads import at_once, in_turn
 
 NEIGHBOUR_BANDS = 6
 """Bands to each side that predict a band when its noise is estimated."""
 MOMENT_ROWS = 64
 """Rows of which a float64 copy is made at a time."""
-PROJECTED_VALUES = 1 << 26
+PROJECTED_VALUES = 1 << 22
 """Values of a cube that are whitened at a time."""
 
 
@@ -37,12 +38,20 @@ def moments(hsi: Tensor, weight: Tensor) -> Moments:
     total = torch.zeros(n, dtype=torch.float64, device=hsi.device)
     second = torch.zeros(n, n, dtype=torch.float64, device=hsi.device)
     blocks = [slice(top, top + MOMENT_ROWS) for top in range(0, height, MOMENT_ROWS)]
-    for rows in blocks:
-        total += hsi[:, rows][:, weight[rows] > 0].double().sum(1)
+
+    def spectra(rows: slice) -> Tensor:
+        part, there = hsi[:, rows], weight[rows] > 0
+        return (part.flatten(1) if bool(there.all()) else part[:, there]).to(torch.float64, copy=True)
+
+    def products(rows: slice) -> Tensor:
+        centred = spectra(rows).sub_(mean[:, None])
+        return centred @ centred.T
+
+    for part in in_turn(lambda rows: spectra(rows).sum(1), blocks):
+        total += part
     mean = total / max(count, 1)
-    for rows in blocks:
-        centred = hsi[:, rows][:, weight[rows] > 0].double() - mean[:, None]
-        second += centred @ centred.T
+    for part in in_turn(products, blocks):
+        second += part
     return Moments(mean, second / max(count, 1), count)
 
 
@@ -123,12 +132,9 @@ class Subspace:
     def project(self, cube: Tensor) -> Tensor:
         """Coefficients (k, ...) of spectra (n, ...): least squares, each band weighted by its noise."""
         flat, shape = cube.reshape(cube.shape[0], -1), cube.shape[1:]
-        weights = (self.basis / self.noise[:, None]).T
+        weights = (self.basis / self.noise[:, None] ** 2).T
         step = max(1, PROJECTED_VALUES // len(flat))  # copies of a big cube cost a gigabyte each
-        parts = [
-            weights @ ((part - self.mean[:, None]) / self.noise[:, None])
-            for part in torch.split(flat, step, dim=1)
-        ]
+        parts = at_once(lambda part: weights @ (part - self.mean[:, None]), torch.split(flat, step, dim=1))
         return torch.cat(parts, 1).reshape(-1, *shape)
 
 

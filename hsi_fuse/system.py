@@ -143,5 +143,5 @@ class System:
             for i, value in enumerate(curvature.tolist()):
                 if value > 0:
                     to[i].addcmul_(part[i], self.weight, value=value)
-            to += self.blur.up(coarse)
+            self.blur.up(coarse, onto=to)
         return out

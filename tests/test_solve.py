@@ -9,18 +9,17 @@ from scipy import ndimage
 from synthetic import RATIO, observed, problem_of
 
 from hsi_fuse.errors import SolveError
+from hsi_fuse.feather import REACH_HSI_PX, feather
 from hsi_fuse.physics import blur_down, gaussian_psf
 from hsi_fuse.problem import Problem
 from hsi_fuse.sensor import Sensor
 from hsi_fuse.solve import (
     BARELY,
-    FEATHER_HSI_PX,
     MapOptions,
     Prior,
     anchor,
     bonds,
     correctable,
-    feather,
     reconcile,
     solve_map,
     standardise,
@@ -35,7 +34,7 @@ FINE, COARSE, S, K, M, N = 8, 4, 2, 2, 2, 5
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch):
     """A problem of 8 x 8 fine pixels: a hole in the HSI, a guide that ends, noise of all sizes."""
-    monkeypatch.setattr("hsi_fuse.solve.FEATHER_HSI_PX", 2)  # the usual one is larger than the image
+    monkeypatch.setattr("hsi_fuse.feather.REACH_HSI_PX", 2)  # the usual one is larger than the image
     rng = np.random.default_rng(3)
     noise = rng.uniform(0.5, 2, N)
     basis = noise[:, None] * np.linalg.qr(rng.standard_normal((N, K)))[0]
@@ -237,7 +236,7 @@ def test_a_full_weight_is_not_feathered():
 
 
 def test_the_feather_falls_to_zero_smoothly_and_inside_the_support():
-    reach = FEATHER_HSI_PX * RATIO
+    reach = REACH_HSI_PX * RATIO
     weight = torch.ones(40, 3 * reach)
     weight[:, 2 * reach :] = 0
     soft = feather(weight, torch.ones(40 // RATIO, weight.shape[1] // RATIO), RATIO)
@@ -270,7 +269,7 @@ def test_the_anchor_is_the_guess_inside_and_interpolation_outside(half):
     prior = anchor(problem, low, guess)
     plain, middle = upsample(low, RATIO), problem.guide.shape[2] // 2
     assert torch.allclose(prior.mean[:, :, middle:], plain[:, :, middle:], atol=1e-3)
-    inside = prior.mean[:, :, : middle - FEATHER_HSI_PX * RATIO]
+    inside = prior.mean[:, :, : middle - REACH_HSI_PX * RATIO]
     assert torch.allclose(inside, torch.tensor(7.0), atol=1e-4)
 
 

@@ -16,7 +16,6 @@ from hsi_fuse.overlap.colours import STRANGE, ColourModel, Pixels, learn, sharpe
 from hsi_fuse.physics import blur_down
 from hsi_fuse.problem import Estimate, Problem
 from hsi_fuse.sensors.sense import supported
-from hsi_fuse.solve import feather
 from hsi_fuse.subspace import fill_nearest, upsample
 
 BLOCK_PIXELS = 1 << 16
@@ -126,7 +125,7 @@ def extend(
             f"the HSI needs {LEAST_TAUGHT}: use --extent hsi"
         )
     low = coefficients_of(product, problem.hsi, problem.hsi_noise) * (problem.hsi_weight > 0)  # (k, h, w)
-    soft = feather(problem.guide_weight, problem.hsi_weight, ratio)
+    soft = problem.fading
     known = (problem.hsi_weight > 0).repeat_interleave(ratio, 0).repeat_interleave(ratio, 1)
     fold = strips(support)
     asked = Pixels(blur_down(problem.guide, psf, ratio)[:, support], low[:, support], fold[support])

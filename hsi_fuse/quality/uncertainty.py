@@ -21,7 +21,6 @@ from hsi_fuse.problem import Estimate, Problem
 from hsi_fuse.quality.cube import strips
 from hsi_fuse.quality.reduced import degrade
 from hsi_fuse.sensors.sense import supported
-from hsi_fuse.solve import feather
 from hsi_fuse.stages.sylvester import interpolation_error
 from hsi_fuse.subspace import fill_nearest, problem_subspace
 
@@ -154,7 +153,7 @@ def calibrate(
         FINER
         * (gain * EVEN * _power(problem, estimate) + _detail(part, estimate) * problem.hsi_noise.square()),
         _plain(problem),
-        1 - feather(problem.guide_weight, problem.hsi_weight, problem.ratio),
+        1 - problem.fading,
         max(problem.ratio // 2, 1),
         int(hidden.sum()),
         within_two,

@@ -38,7 +38,6 @@ from hsi_fuse.pipeline import FusionResult
 from hsi_fuse.problem import Problem
 from hsi_fuse.raster import Encoding
 from hsi_fuse.sensors.sense import supported
-from hsi_fuse.solve import feather
 from hsi_fuse.write.cube import write_cube, write_image
 from hsi_fuse.write.product import Job
 
@@ -117,7 +116,7 @@ def write_support(job: Job, paths: Paths) -> None:
 def support_classes(result: FusionResult) -> NDArray[np.uint8]:
     """Class of each pixel, (H, W)."""
     problem = result.problem
-    trust = feather(problem.guide_weight, problem.hsi_weight, problem.ratio).cpu().numpy()
+    trust = problem.fading.cpu().numpy()
     classes = np.where(trust <= 0, NO_GUIDE, np.where(trust < 1, FADING, SEEN)).astype(np.uint8)
     classes[~result.frame.valid_rows(0, result.grid.height)] = NO_DATA
     return classes
