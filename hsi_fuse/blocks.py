@@ -355,10 +355,11 @@ class Interpolation:
         """Rows start..stop-1, (n, stop - start, W)."""
         s, height = self.ratio, self.estimate.shape[1]
         first, last = max(start // s - 2, 0), min(-(-stop // s) + 2, height)  # the kernel's reach
-        fine = upsample(self.estimate.coefficients[:, first:last], s)
-        low = self.estimate
-        part = Estimate(low.basis, low.mean, fine[:, start - first * s : stop - first * s])
-        return part.rows(0, stop - start)
+        low, inner = self.estimate, slice(start - first * s, stop - first * s)
+        if len(low.basis) < len(low.coefficients):  # fewer bands than factors to interpolate
+            return upsample(low.rows(first, last), s)[:, inner]
+        fine = upsample(low.coefficients[:, first:last], s)
+        return Estimate(low.basis, low.mean, fine[:, inner]).rows(0, stop - start)
 
     def parts(self, ranges: Iterable[tuple[int, int]]) -> Iterator[Tensor]:
         """The rows of one range (start, stop) after the other."""

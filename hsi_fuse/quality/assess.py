@@ -215,22 +215,22 @@ def _spatial(problem: Problem, methods: Mapping[str, Cube]) -> tuple[dict[str, A
     part: dict[str, Any] = {"assessable": True, "sigma_px": sigma, "pixels": int(mask.sum())}
     sharp, error = metrics.high_pass(problem.guide, sigma, mask), None
     noise = torch.diag(problem.guide_noise.double() ** 2)  # no product has to follow it
-    power = _covariance(sharp[:, mask]).diagonal()
+    power = _covariance(sharp, mask).diagonal()
     signal = 1 - noise.diagonal() / metrics.positive(power)  # share of the reference's detail
-    kept = metrics.low_pass(sharp, RESAMPLED_PX, mask)[:, mask]
+    kept = metrics.low_pass(sharp, RESAMPLED_PX, mask)
     for name, cube in methods.items():
         seen = _seen(problem, cube)  # (m, H, W)
         moments = metrics.moments(seen, problem.guide, mask)
         through = metrics.high_pass(seen, sigma, mask)
         fine = metrics.moments(through, sharp, mask)
-        missed = _covariance(metrics.low_pass(through, RESAMPLED_PX, mask)[:, mask] - kept)
+        missed = _covariance(metrics.low_pass(through, RESAMPLED_PX, mask).sub_(kept), mask)
         missed -= HIDDEN * metrics.noise_passed(RESAMPLED_PX) * noise
         part[name] = {
             "r2": moments.r2,
             "rmse": moments.rmse,
             "cc_highpass": fine.correlation,
             "gain_highpass": _gain(fine.slope, signal),
-            "missed_highpass": metrics.worst_share(missed, _covariance(kept)),
+            "missed_highpass": metrics.worst_share(missed, _covariance(kept, mask)),
         }
         if name == "product":
             scale = moments.var_truth.sqrt().clamp_min(1e-30).to(seen)
@@ -247,9 +247,10 @@ def _gain(slope: Tensor, signal: Tensor) -> Tensor:
     return torch.where(slope < 1, (slope / signal.clamp_min(LEAST_SIGNAL)).clamp_max(1), slope)
 
 
-def _covariance(values: Tensor) -> Tensor:
-    """Second moments (m, m), float64, of (m, N)."""
-    return values.double() @ values.double().T / values.shape[1]
+def _covariance(image: Tensor, mask: Tensor) -> Tensor:
+    """Second moments (m, m), float64, of what is 0 (m, H, W) outside a mask (H, W), within it."""
+    pieces = (piece.double() for piece in torch.split(image.flatten(1), metrics.PIECE, 1))
+    return torch.stack([piece @ piece.T for piece in pieces]).sum(0) / mask.sum()
 
 
 def _seen(problem: Problem, cube: Cube) -> Tensor:

@@ -35,6 +35,7 @@ from hsi_fuse.quality.windowed import (
     uiqi,
     valid,
 )
+from hsi_fuse.threads import at_once
 
 __all__ = [
     "BLOCK",
@@ -59,6 +60,9 @@ __all__ = [
     "uiqi",
     "worst_share",
 ]
+
+PIECE = 1 << 16
+"""Pixels of which a float64 copy is made at a time: it stays in the processor's cache."""
 
 
 RIDGE = 1e-4
@@ -138,19 +142,25 @@ def moments(estimate: Tensor, truth: Tensor, mask: Tensor | None = None, border:
     """All that the pixel-wise indices need, in one pass over the bands."""
     keep = valid(truth, mask, border)
     count = int(keep.sum())
-    columns: list[Tensor] = []
     pixels = pixels_of(keep)
-    for e, t in zip(estimate, truth, strict=True):  # a band at a time: float64 copies stay small
-        a, b = pixels(e).to(torch.float64, copy=True), pixels(t).to(torch.float64, copy=True)
+
+    def of(both: tuple[Tensor, Tensor]) -> Tensor:
+        e, t = (torch.split(pixels(band), PIECE) for band in both)
         if not count:
-            columns.append(a.new_full((7,), math.nan))
-            continue
-        off, peak, ma, mb = a - b, b.max(), a.mean(), b.mean()
-        a -= ma
-        b -= mb
-        products = torch.stack([x @ y for x, y in ((a, a), (b, b), (a, b), (off, off))]) / count
-        columns.append(torch.stack([ma, mb, *products, peak]))
-    return Moments(count, *torch.stack(columns, 1))
+            return torch.full((7,), math.nan, dtype=torch.float64, device=keep.device)
+        sums = [torch.stack([a.double().sum(), b.double().sum()]) for a, b in zip(e, t, strict=True)]
+        means = torch.stack(sums).sum(0) / count
+        products = means.new_zeros(4)
+        for one, other in zip(e, t, strict=True):
+            a, b = one.to(torch.float64, copy=True), other.to(torch.float64, copy=True)
+            off = a - b
+            a -= means[0]
+            b -= means[1]
+            products += torch.stack([x @ y for x, y in ((a, a), (b, b), (a, b), (off, off))])
+        peak = torch.stack([b.max() for b in t]).max().double()
+        return torch.cat([means, products / count, peak[None]])
+
+    return Moments(count, *torch.stack(at_once(of, zip(estimate, truth, strict=True)), 1))
 
 
 def psnr(estimate: Tensor, truth: Tensor, mask: Tensor | None = None, border: int = 0) -> float:
@@ -202,13 +212,16 @@ def sam_deg(estimate: Tensor, truth: Tensor, mask: Tensor | None = None, border:
     (Kahan). Spectra of length zero have no angle.
     """
     angle = torch.full(truth.shape[1:], math.nan, dtype=torch.float64, device=truth.device)
-    for row in range(truth.shape[1]):  # row by row: no float64 copy of the cube
+
+    def measure(row: int) -> None:  # row by row: no float64 copy of the cube
         u, v = (x[:, row].to(torch.float64, copy=True) for x in (estimate, truth))  # (n, W)
         for x in (u, v):
             x /= positive(torch.linalg.vecdot(x, x, dim=0).sqrt())
         apart, along = u - v, u.add_(v)
         squares = (torch.linalg.vecdot(x, x, dim=0) for x in (apart, along))
         angle[row] = torch.rad2deg(2 * torch.atan2(*(square.sqrt() for square in squares)))
+
+    at_once(measure, range(truth.shape[1]))
     angle[~valid(truth, mask, border)] = math.nan
     found = angle[angle.isfinite()]
     if not found.numel():

@@ -6,15 +6,19 @@ The conventions, the mask and the border are those of `metrics`, which is where 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from itertools import product
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from hsi_fuse.physics import blur_down
+from hsi_fuse.threads import at_once, in_turn
 
 BLOCK = 32
+STRIP_PIXELS = 1 << 18
+"""Filtered at a time: they stay in the processor's cache, and need no copy of an image in float64."""
 
 
 def ssim(estimate: Tensor, truth: Tensor, mask: Tensor | None = None, border: int = 0) -> float:
@@ -51,16 +55,14 @@ def uiqi(
     Q = 4 cov m1 m2 / ((v1 + v2)(m1^2 + m2^2)). Where both are constant Q is 2 m1 m2 / (m1^2 + m2^2), and 1
     where both are also zero.
     """
-    total = torch.zeros((), dtype=torch.float64, device=truth.device)
-    pixels = 0
-    for a, b in _blocks(estimate, truth, valid(truth, mask, border), block):  # (n, pixels of the block)
+
+    def index(a: Tensor, b: Tensor) -> Tensor:
         ma, mb = a.mean(1), b.mean(1)
         va, vb = a.var(1, correction=0), b.var(1, correction=0)
         cov = ((a - ma[:, None]) * (b - mb[:, None])).mean(1)
-        q = _share(2 * cov, va + vb) * _share(2 * ma * mb, ma**2 + mb**2)
-        total += q.mean() * a.shape[1]
-        pixels += a.shape[1]
-    return float(total / pixels) if pixels else math.nan
+        return (_share(2 * cov, va + vb) * _share(2 * ma * mb, ma**2 + mb**2)).mean()
+
+    return _mean_over_blocks(index, estimate, truth, valid(truth, mask, border), block)
 
 
 def q2n(
@@ -91,10 +93,10 @@ def q2n(
     size = 1 << (n - 1).bit_length()
     sign = cayley_dickson_signs(size)[:n, :n].to(truth.device)
     sign[:, 1:] *= -1  # the second factor is conjugated
-    index = torch.arange(n, device=truth.device)
-    unit = index[:, None] ^ index[None, :]  # (n, n): which imaginary unit each product of bands feeds
-    total, pixels = 0.0, 0
-    for w, z in _blocks(estimate, truth, valid(truth, mask, border), block):  # (n, pixels)
+    number = torch.arange(n, device=truth.device)
+    unit = number[:, None] ^ number[None, :]  # (n, n): which imaginary unit each product of bands feeds
+
+    def index(w: Tensor, z: Tensor) -> Tensor:
         mz, mw = z.mean(1), w.mean(1)
         z -= mz[:, None]
         w -= mw[:, None]
@@ -107,9 +109,9 @@ def q2n(
         parts = cross.new_zeros(size).index_add_(0, unit.ravel(), (sign * cross).ravel())
         spread_sum = (vz + vw).sum()
         q = _share(2 * parts.norm(), spread_sum) * _share(2 * mz.norm() * mw.norm(), (mz**2 + mw**2).sum())
-        total += min(float(q), 1.0) * z.shape[1]  # above 1 it is rounding
-        pixels += z.shape[1]
-    return total / pixels if pixels else math.nan
+        return q.clamp_max(1)  # above 1 it is rounding
+
+    return _mean_over_blocks(index, estimate, truth, valid(truth, mask, border), block)
 
 
 def cayley_dickson_signs(size: int) -> Tensor:
@@ -131,17 +133,28 @@ def high_pass(image: Tensor, sigma: float, mask: Tensor | None = None) -> Tensor
     The Gaussian reaches 4 sigma and is normalised by the valid weight within, so neither nodata nor the
     image's edge makes an edge of its own.
     """
-    keep = valid(image, mask, 0).double()
-    reach = int(4 * sigma + 0.5)
-    total = _gaussian(keep, sigma, reach).clamp_min(1e-12)
-    return torch.stack(
-        [((b - _gaussian(b * keep, sigma, reach) / total) * keep).to(image.dtype) for b in image]
-    )
+    keep, reach = valid(image, mask, 0), int(4 * sigma + 0.5)
+    height, width = keep.shape
+    out = torch.empty_like(image)
+
+    def filtered(top: int) -> None:
+        bottom = min(top + rows, height)
+        seen = slice(max(top - reach, 0), bottom + reach)
+        inner = slice(top - seen.start, bottom - seen.start)
+        weight = keep[seen].double()
+        total = _gaussian(weight, sigma, reach).clamp_min(1e-12)
+        for band, to in zip(image[:, seen], out[:, top:bottom], strict=True):
+            rest = band - _gaussian(band * weight, sigma, reach).div_(total)
+            to.copy_(rest.mul_(weight)[inner])
+
+    rows = max(STRIP_PIXELS // width, reach, 1)
+    at_once(filtered, range(0, height, rows))
+    return out
 
 
 def low_pass(image: Tensor, sigma: float, mask: Tensor | None = None) -> Tensor:
     """The Gaussian mean that `high_pass` takes away; (bands, H, W), 0 outside the mask."""
-    return image * valid(image, mask, 0) - high_pass(image, sigma, mask)
+    return (image - high_pass(image, sigma, mask)).mul_(valid(image, mask, 0))
 
 
 def noise_passed(sigma: float) -> float:
@@ -164,24 +177,36 @@ def _inside(shape: torch.Size, border: int, device: torch.device) -> Tensor:
     return keep
 
 
-def _blocks(estimate: Tensor, truth: Tensor, keep: Tensor, block: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Copies of the valid spectra (n, pixels), float64, by blocks from the first valid row and column.
+def _mean_over_blocks(
+    index: Callable[[Tensor, Tensor], Tensor], estimate: Tensor, truth: Tensor, keep: Tensor, block: int
+) -> float:
+    """Mean index over blocks, weighted by their valid pixels; NaN where there are none.
 
-    Starting there makes `border` mean what it says: blocks begin inside it.
+    `index` is given float64 copies of both cubes' valid spectra, (n, pixels). Blocks begin at the first valid
+    row and column, which makes `border` mean what it says: they lie inside it. One counts where half of it
+    is valid.
     """
     rows, columns = torch.nonzero(keep.any(1)).ravel(), torch.nonzero(keep.any(0)).ravel()
     if not rows.numel():
-        return
+        return math.nan
     top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
     block = min(block, bottom - top, right - left)
-    for i in range(top, bottom, block):
-        for j in range(left, right, block):
-            window = (slice(i, min(i + block, bottom)), slice(j, min(j + block, right)))
-            inside = keep[window]
-            if 2 * int(inside.sum()) >= block * block:
-                pixels = pixels_of(inside)
-                a, b = (pixels(x[:, *window]).to(torch.float64, copy=True) for x in (estimate, truth))
-                yield a, b
+
+    def of(corner: tuple[int, int]) -> tuple[float, int]:
+        i, j = corner
+        window = (slice(i, min(i + block, bottom)), slice(j, min(j + block, right)))
+        inside = keep[window]
+        count = int(inside.sum())
+        if 2 * count < block * block:
+            return 0.0, 0
+        pixels = pixels_of(inside)
+        a, b = (pixels(x[:, *window]).to(torch.float64, copy=True) for x in (estimate, truth))
+        return float(index(a, b)), count
+
+    total, pixels = 0.0, 0
+    for value, count in in_turn(of, product(range(top, bottom, block), range(left, right, block))):
+        total, pixels = total + value * count, pixels + count
+    return total / pixels if pixels else math.nan
 
 
 def pixels_of(keep: Tensor) -> Callable[[Tensor], Tensor]:
