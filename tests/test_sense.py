@@ -8,7 +8,7 @@ from synthetic import RATIO, fwhm_of, observed, psnr
 from hsi_fuse.errors import AlignmentError
 from hsi_fuse.physics import gaussian_psf, mix_bands
 from hsi_fuse.registration.robust import tukey
-from hsi_fuse.sensors.sense import _separable, sense, supported
+from hsi_fuse.sensors.sense import LEAST_OWN, _pixel_noise, _separable, sense, supported
 
 WIDTHS = {
     "2 px": (2.0, 2.0, 0.0),
@@ -174,3 +174,42 @@ def test_robust_weights_drop_outliers_and_keep_the_rest():
     weight = tukey(residual)
     assert float(weight[:50].max()) == 0
     assert float(weight[50:].mean()) > 0.8
+
+
+# --- the guide's noise -------------------------------------------------------------------------------------
+
+
+def noisy(*deviations, size=200, texture=0.0):
+    """Bands of white noise over a texture that all of them show."""
+    draw = torch.Generator().manual_seed(0)
+    same = texture * torch.rand(1, size, size, generator=draw)
+    level = torch.tensor(deviations)[:, None, None]
+    return same + level * torch.randn(len(deviations), size, size, generator=draw)
+
+
+@pytest.mark.parametrize("deviations", [(0.1,), (0.1, 0.4), (0.1, 0.2, 0.3, 0.4)])
+def test_white_noise_has_its_level(deviations):
+    found = _pixel_noise(noisy(*deviations), torch.ones(200, 200))
+    assert found == pytest.approx(deviations, rel=0.08)
+
+
+def test_a_texture_that_all_bands_show_is_no_noise():
+    """Nothing is flat here: what a band varies by is five times its noise."""
+    found = _pixel_noise(noisy(0.1, 0.1, 0.1, 0.1, texture=2.0), torch.ones(200, 200))
+    # what the others show of it is as noisy as the band itself
+    assert found == pytest.approx([0.1 * np.sqrt(4 / 3)] * 4, rel=0.08)
+
+
+def test_bands_alike_have_noise_all_the_same():
+    band = noisy(0.5)
+    found = _pixel_noise(band.expand(3, -1, -1), torch.ones(200, 200))
+    assert found == pytest.approx([LEAST_OWN * 0.5] * 3, rel=0.08)
+
+
+def test_noise_is_sought_where_the_guide_is():
+    guide, weight = noisy(0.1, 0.2), torch.ones(200, 200)
+    guide[:, :90], weight[:90] = 0, 0
+    assert _pixel_noise(guide, weight) == pytest.approx([0.1, 0.2], rel=0.1)
+    assert _pixel_noise(guide, weight * 0).tolist() == [0, 0]
+    assert _pixel_noise(guide[:, :12, :12], weight[:12, :12]).tolist() == [0, 0]
+    assert np.isfinite(_pixel_noise(guide * 0, torch.ones(200, 200))).all()

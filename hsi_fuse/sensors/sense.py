@@ -13,7 +13,6 @@ from itertools import product
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.stats import chi2
@@ -28,7 +27,7 @@ from hsi_fuse.sensors.srf_fit import SrfPrior, fit_srf, strips
 from hsi_fuse.subspace import fill_nearest, learn_subspace
 
 Array = NDArray[np.float64]
-FLATTEST = 0.02
+FLATTEST, NOISE_BLOCK, LEAST_OWN = 0.02, 16, 0.2
 NARROWEST_PX = 1.0
 """FWHM that a PSF may always have, fine pixels."""
 PSF_ROUNDS = 4
@@ -292,20 +291,36 @@ def _determined(low: Tensor, support: Tensor) -> Tensor:
     return low[: found // PIXELS_PER_SLOPE - 1]
 
 
-def _pixel_noise(guide: Tensor, weight: Tensor, block: int = 8) -> Array:
-    """White-noise level of each guide band (m,), from its flattest blocks.
+def _pixel_noise(guide: Tensor, weight: Tensor) -> Array:
+    """White-noise level of each guide band (m,): what the other bands do not explain in the flattest blocks.
 
-    The mixed second difference removes planes; a low percentile (`FLATTEST`) of its spread over blocks
-    is taken, and
-    divided by what that percentile is for pure noise (chi-square), since texture only ever adds.
+    The mixed second difference removes planes, and a regression on the other bands of a block what all of
+    them show, which is texture: nothing is flat in a scene of roofs or crowns. A low percentile (`FLATTEST`)
+    over blocks is taken of what is left, and divided by what that percentile is for pure noise (chi-square),
+    since a texture of the band's own only ever adds. Noise that bands share is explained too, so that no less
+    than `LEAST_OWN` of what the band has without the others counts.
     """
-    diagonal = (guide[:, :-1, :-1] - guide[:, 1:, :-1] - guide[:, :-1, 1:] + guide[:, 1:, 1:]) / 2
-    inside = (
-        (weight[:-1, :-1] > 0) & (weight[1:, 1:] > 0) & (weight[1:, :-1] > 0) & (weight[:-1, 1:] > 0)
-    ).to(guide)
-    power = F.avg_pool2d((diagonal**2 * inside)[:, None], block)[:, 0]
-    whole = F.avg_pool2d(inside[None, None], block)[0, 0] > 0.999
-    if not bool(whole.any()):
-        return np.zeros(len(guide))
-    lowest = chi2.ppf(FLATTEST, block**2) / block**2
-    return (torch.quantile(power[:, whole].double(), FLATTEST, dim=1) / lowest).sqrt().cpu().numpy()
+    count, side = len(guide), NOISE_BLOCK
+    rows, columns = ((size - 1) // side for size in weight.shape)
+    grams = []
+    for top in range(0, rows * side, side):  # a strip at a time: no copy of the guide in float64
+        part = guide[:, top : top + side + 1, : columns * side + 1].double()
+        there = (weight[top : top + side + 1, : columns * side + 1] > 0).double()
+        mixed = (part[:, :-1, :-1] - part[:, 1:, :-1] - part[:, :-1, 1:] + part[:, 1:, 1:]) / 2
+        inside = there[:-1, :-1] * there[1:, :-1] * there[:-1, 1:] * there[1:, 1:]
+        whole = inside.view(side, columns, side).amin((0, 2)) > 0
+        blocks = mixed.view(count, side, columns, side).permute(2, 0, 1, 3).flatten(2)[whole]
+        grams.append(blocks @ blocks.transpose(1, 2))  # (blocks, m, m)
+    gram = torch.cat(grams) if grams else torch.zeros(0, count, count)
+    if not len(gram):
+        return np.zeros(count)
+    own = gram.diagonal(dim1=1, dim2=2)
+    ridge = (1e-9 * own.mean(1)).clamp_min(1e-30)
+    held = gram + ridge[:, None, None] * torch.eye(count).to(gram)
+    left = 1 / torch.linalg.inv(held).diagonal(dim1=1, dim2=2)
+
+    def level(squares: Tensor, freedom: int) -> Tensor:
+        return (torch.quantile(squares, FLATTEST, dim=0) / chi2.ppf(FLATTEST, freedom)).sqrt()
+
+    least = LEAST_OWN * level(own, side**2)
+    return np.asarray(torch.maximum(level(left, side**2 - count + 1), least).cpu().numpy())

@@ -25,6 +25,9 @@ LEAST_SUPPORT = 64
 """HSI pixels under the guide below which there is nothing to learn from."""
 BLOCK_PIXELS = 1 << 13
 IMITATED_PIXELS, IMITATION_RATE = 2048, 5e-3
+LOOSER = 2.5
+"""Deviations of the reference that count as one in the training: the MAP estimate after it brings the guess
+to the reference, and a network that did so by itself would pay for it with its spectra."""
 LEAST_ORTHOGONAL, ORTHOGONAL_RATE = 16, 2.0
 """Smallest side of the weight matrices that are learned by orthogonal steps, and how much faster."""
 
@@ -159,6 +162,7 @@ class Coupled(MapOptions):
         asked = (torch.rand(usable.shape, generator=draw) < self.held_out).to(usable.device)
         trust = hsi_trust(problem, low)
         to_learn, to_check = trust * (usable & ~asked), trust * (usable & asked)
+        looser = LOOSER * problem.guide_noise[:, None, None]
         texture = Texture.of(problem.guide, problem.guide_weight)
         guide = texture.scaled(fill_nearest(problem.guide, problem.guide_weight))
         mixing = sensor.srf @ subspace.basis
@@ -206,7 +210,7 @@ class Coupled(MapOptions):
             a, squares, count = misfit(crop, to_learn)
             seen = torch.tensordot(mixing, a, dims=1) + known[:, None, None]
             weight = problem.guide_weight[crop.fine]
-            difference = (seen - problem.guide[:, *crop.fine]) / problem.guide_noise[:, None, None]
+            difference = (seen - problem.guide[:, *crop.fine]) / looser
             on_guide = (difference**2 * weight).sum() / (weight.sum() * len(mixing)).clamp_min(1)
             spectra = subspace.basis @ network.endmembers.T + subspace.mean[:, None]  # (n, K)
             negative = (F.relu(-spectra) / subspace.noise[:, None]) ** 2
