@@ -132,7 +132,7 @@ class Subspace:
     def project(self, cube: Tensor) -> Tensor:
         """Coefficients (k, ...) of spectra (n, ...): least squares, each band weighted by its noise."""
         flat, shape = cube.reshape(cube.shape[0], -1), cube.shape[1:]
-        weights = (self.basis / self.noise[:, None] ** 2).T
+        weights = (self.basis / self.noise[:, None] / self.noise[:, None]).T
         step = max(1, PROJECTED_VALUES // len(flat))  # copies of a big cube cost a gigabyte each
         parts = at_once(lambda part: weights @ (part - self.mean[:, None]), torch.split(flat, step, dim=1))
         return torch.cat(parts, 1).reshape(-1, *shape)

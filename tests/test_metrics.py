@@ -297,3 +297,17 @@ def test_equal_bands_have_no_colour_to_miss():
     grey = torch.ones(3, 3, dtype=torch.float64)
     assert metrics.worst_share(0.01 * grey, grey) == pytest.approx(0.01, rel=1e-3)
     assert math.isnan(metrics.worst_share(grey * math.nan, grey))
+
+
+def test_images_cut_into_pieces_have_the_same_figures(pair, monkeypatch):
+    """Large ones are looked at in strips and pieces, so that no copy of them is made in float64."""
+    estimate, truth = pair
+    mask = torch.rand(truth.shape[1:], generator=torch.Generator().manual_seed(3)) > 0.1
+    whole = metrics.high_pass(estimate, 2.0, mask), metrics.moments(estimate, truth, mask)
+    monkeypatch.setattr("hsi_fuse.quality.windowed.STRIP_PIXELS", 1)  # as many rows as the Gaussian reaches
+    monkeypatch.setattr(metrics, "PIECE", 100)
+    assert truth.shape[1] > 3 * 8
+    assert torch.allclose(metrics.high_pass(estimate, 2.0, mask), whole[0], rtol=1e-6, atol=1e-9)
+    cut = metrics.moments(estimate, truth, mask)
+    for name, value in vars(whole[1]).items():
+        assert torch.allclose(torch.as_tensor(vars(cut)[name]), torch.as_tensor(value), rtol=1e-12)
