@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from hsi_fuse.physics import blur_down, blur_down_adjoint, gaussian_psf, mix_bands, mix_bands_adjoint
+from hsi_fuse.physics import (
+    blur_down,
+    blur_down_adjoint,
+    blur_of,
+    gaussian_psf,
+    mix_bands,
+    mix_bands_adjoint,
+)
 
 SHAPES = [(4, 10), (4, 4), (3, 9), (4, 2), (1, 5), (2, 6), (5, 3)]
 
@@ -20,6 +27,13 @@ def test_blur_and_its_adjoint_pass_the_dot_test(ratio, size):
     left = (blur_down(fine, psf, ratio) * coarse).sum()
     right = (fine * blur_down_adjoint(coarse, psf, ratio)).sum()
     assert float(left) == pytest.approx(float(right), rel=1e-12)
+
+
+def test_an_adjoint_is_added_to_what_is_given():
+    psf, image, there = gaussian_psf(4, 5.0, 3.0, 0.4).double(), _random(2, 7, 9), _random(2, 28, 36, seed=1)
+    onto = there.clone()
+    assert blur_of(psf, 4, (7, 9), image).up(image, onto=onto) is onto
+    assert torch.allclose(onto, there + blur_down_adjoint(image, psf, 4))
 
 
 def test_band_mixing_and_its_adjoint_pass_the_dot_test():

@@ -213,3 +213,9 @@ def test_noise_is_sought_where_the_guide_is():
     assert _pixel_noise(guide, weight * 0).tolist() == [0, 0]
     assert _pixel_noise(guide[:, :12, :12], weight[:12, :12]).tolist() == [0, 0]
     assert np.isfinite(_pixel_noise(guide * 0, torch.ones(200, 200))).all()
+
+
+@pytest.mark.parametrize("unit", [1e-12, 1e6])
+def test_noise_is_that_of_any_unit_and_of_many_bands(unit):
+    guide = unit * noisy(*[0.1] * 300)
+    assert _pixel_noise(guide, torch.ones(200, 200)) == pytest.approx([0.1 * unit] * 300, rel=0.15)

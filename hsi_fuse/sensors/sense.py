@@ -8,6 +8,7 @@ non-negative, smooth least-squares fit.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from itertools import product
 
@@ -27,7 +28,10 @@ from hsi_fuse.sensors.srf_fit import SrfPrior, fit_srf, strips
 from hsi_fuse.subspace import fill_nearest, learn_subspace
 
 Array = NDArray[np.float64]
-FLATTEST, NOISE_BLOCK, LEAST_OWN = 0.02, 16, 0.2
+FLATTEST, LEAST_OWN = 0.02, 0.2
+"""Share of blocks that count as flat; share of a band's spread in them that is its own noise at least."""
+NOISE_BLOCK, PIXELS_PER_BAND = 16, 8
+"""Side of the blocks in which noise is sought, fine pixels, and pixels for each band in it at least."""
 NARROWEST_PX = 1.0
 """FWHM that a PSF may always have, fine pixels."""
 PSF_ROUNDS = 4
@@ -300,7 +304,7 @@ def _pixel_noise(guide: Tensor, weight: Tensor) -> Array:
     since a texture of the band's own only ever adds. Noise that bands share is explained too, so that no less
     than `LEAST_OWN` of what the band has without the others counts.
     """
-    count, side = len(guide), NOISE_BLOCK
+    count, side = len(guide), max(NOISE_BLOCK, math.isqrt(PIXELS_PER_BAND * len(guide)))
     rows, columns = ((size - 1) // side for size in weight.shape)
     grams = []
     for top in range(0, rows * side, side):  # a strip at a time: no copy of the guide in float64
@@ -315,7 +319,7 @@ def _pixel_noise(guide: Tensor, weight: Tensor) -> Array:
     if not len(gram):
         return np.zeros(count)
     own = gram.diagonal(dim1=1, dim2=2)
-    ridge = (1e-9 * own.mean(1)).clamp_min(1e-30)
+    ridge = (1e-9 * own.mean(1)).clamp_min(1e-200)  # a flat guide has no noise
     held = gram + ridge[:, None, None] * torch.eye(count).to(gram)
     left = 1 / torch.linalg.inv(held).diagonal(dim1=1, dim2=2)
 
