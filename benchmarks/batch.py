@@ -93,14 +93,14 @@ def products(out: Path) -> dict[str, tuple[int, int]]:
     return found
 
 
-def without_times(path: Path) -> bytes:
-    """A file's content but for how many seconds its making took."""
+def without_cost(path: Path) -> bytes:
+    """A file's content but for what its making took, seconds and memory."""
     if path.name.endswith("_quality.json"):
         figures = json.loads(path.read_text())
-        del figures["provenance"]["seconds"]
+        del figures["provenance"]["seconds"], figures["provenance"]["peak_memory_mb"]
         return json.dumps(figures).encode()
     if path.name.endswith("_report.html"):
-        return re.sub(rb'<tr><th scope="row">seconds .*?</tr>', b"", path.read_bytes())
+        return re.sub(rb'<tr><th scope="row">(seconds|peak memory) .*?</tr>', b"", path.read_bytes())
     return path.read_bytes()
 
 
@@ -111,7 +111,7 @@ def compare(plain: Path, disturbed: Path) -> tuple[int, list[str]]:
         for out in (plain, disturbed)
     ]
     same = files[0] & files[1]
-    other = [f for f in same if without_times(plain / f) != without_times(disturbed / f)]
+    other = [f for f in same if without_cost(plain / f) != without_cost(disturbed / f)]
     return len(same), sorted(map(str, [*other, *(files[0] ^ files[1])]))
 
 

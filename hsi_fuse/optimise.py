@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hsi_fuse.checkpoints import Draw, Place, drawn, next_place, redraw
 from hsi_fuse.errors import SolveError
+from hsi_fuse.muon import Muon
 from hsi_fuse.problem import OnStep
 
 
@@ -57,9 +58,7 @@ class Schedule:
 class Descent:
     """One step down the gradient: by Adam, and by Muon for the groups that are marked `orthogonal`.
 
-    Muon (Jordan 2024) steps along the orthogonal matrix nearest to the momentum of each weight matrix, so
-    that no direction in it waits for the others, and as far as Adam would (Liu et al. 2025). It is for
-    matrices between hidden layers.
+    Muon (`muon.py`) is for matrices between hidden layers.
 
     Parameters
     ----------
@@ -78,7 +77,7 @@ class Descent:
         if adam:
             self.optimisers.append(torch.optim.Adam(adam, fused=True))
         if muon:
-            self.optimisers.append(torch.optim.Muon(muon, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"))
+            self.optimisers.append(Muon(muon))
         self.rates = [schedule.rates(optimiser) for optimiser in self.optimisers]
 
     def step(self, loss: Tensor) -> None:
