@@ -18,7 +18,7 @@ from hsi_fuse.threads import at_once, in_turn
 
 BLOCK = 32
 STRIP_PIXELS = 1 << 18
-"""Filtered at a time: they stay in the processor's cache, and need no copy of an image in float64."""
+"""Filtered at a time: they stay in the processor's cache."""
 
 
 def ssim(estimate: Tensor, truth: Tensor, mask: Tensor | None = None, border: int = 0) -> float:
@@ -141,7 +141,7 @@ def high_pass(image: Tensor, sigma: float, mask: Tensor | None = None) -> Tensor
         bottom = min(top + rows, height)
         seen = slice(max(top - reach, 0), bottom + reach)
         inner = slice(top - seen.start, bottom - seen.start)
-        weight = keep[seen].double()
+        weight = keep[seen].to(image)
         total = _gaussian(weight, sigma, reach).clamp_min(1e-12)
         for band, to in zip(image[:, seen], out[:, top:bottom], strict=True):
             rest = band - _gaussian(band * weight, sigma, reach).div_(total)
@@ -160,7 +160,7 @@ def low_pass(image: Tensor, sigma: float, mask: Tensor | None = None) -> Tensor:
 def noise_passed(sigma: float) -> float:
     """Share of white noise's variance that `low_pass` lets through."""
     reach = int(4 * sigma + 0.5)
-    point = torch.zeros(2 * reach + 1, 2 * reach + 1)
+    point = torch.zeros(2 * reach + 1, 2 * reach + 1, dtype=torch.float64)
     point[reach, reach] = 1
     return float((_gaussian(point, sigma, reach) ** 2).sum())
 
@@ -221,8 +221,8 @@ def _gaussian(image: Tensor, sigma: float, reach: int) -> Tensor:
     """Separable Gaussian sum of (H, W) or (c, H, W) over -reach..reach, zero beyond the edge."""
     offsets = torch.arange(-reach, reach + 1, dtype=torch.float64, device=image.device)
     kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
-    kernel = kernel / kernel.sum()
-    wide = F.pad(image.double(), [reach] * 4)
+    kernel = (kernel / kernel.sum()).to(image)
+    wide = F.pad(image, [reach] * 4)
     # many times faster than a convolution
     blurred = blur_down(wide.view(-1, *wide.shape[-2:]), torch.outer(kernel, kernel), 1)
     height, width = image.shape[-2:]
