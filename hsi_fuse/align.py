@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 from affine import Affine
@@ -23,8 +22,10 @@ LATTICE = 33
 NEGLIGIBLE_PX = 0.02
 """What an affine may miss of a map projection, guide pixels, before it is carried as displacement."""
 INVERSIONS = 10
-BLOCK_PIXELS = 1 << 20
-"""Resampled at a time."""
+TILE_PX = 512
+"""Side of what is resampled at a time."""
+SPLINE_REACH, BLUR_REACH = 16, 4.5
+"""How far a sample looks: pixels, beyond which a spline's weights are billionths, and deviations of the blur."""
 
 
 @dataclass(frozen=True)
@@ -186,36 +187,48 @@ def resample(
     a, b, _, d, e, _ = mapping[:6]
     # guide pixels per target pixel along the guide's own columns and rows
     sigma = [np.sqrt(max(step**2 - 1, 0) / 12) for step in (np.hypot(d, e), np.hypot(a, b))]
+    margin = SPLINE_REACH + int(np.ceil(BLUR_REACH * max(sigma)))
     holes = ~guide.valid
-    prepared = at_once(partial(_prepared, sigma=sigma), fill_holes(guide.values, holes))
+    native = fill_holes(guide.values, holes)
     # a sample counts only where the pixels that carry most of the spline are all valid
     clear = (
         ndimage.binary_erosion(guide.valid, np.ones((3, 3)), border_value=1) if holes.any() else guide.valid
     )
-    values = np.zeros((len(prepared), height, width), np.float32)
+    values = np.zeros((len(native), height, width), np.float32)
     weight = np.zeros(shape, np.float32)
 
-    def sample(part: slice) -> None:
-        x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(part.start, part.stop) + 0.5)
-        columns, rows = to_guide(mapping, displacement, shape, x, y) - 0.5  # pixels' centres are integers
-        inside = (
-            (columns > -0.5)
-            & (columns < guide.grid.width - 0.5)
-            & (rows > -0.5)
-            & (rows < guide.grid.height - 0.5)
-        )
-        nearest = clear[
-            np.clip(np.rint(rows).astype(int), 0, guide.grid.height - 1),
-            np.clip(np.rint(columns).astype(int), 0, guide.grid.width - 1),
-        ]
-        seen = inside & nearest
+    def sample(part: tuple[slice, slice]) -> None:
+        across, down = (np.arange(axis.start, axis.stop) + 0.5 for axis in part[::-1])
+        columns, rows = to_guide(mapping, displacement, shape, *np.meshgrid(across, down)) - 0.5
+        # pixels' centres are integers now
+        nearest = [np.rint(where).astype(int) for where in (rows, columns)]
+        seen = np.ones(rows.shape, bool)
+        for index, size in zip(nearest, guide.valid.shape, strict=True):
+            seen &= (index >= 0) & (index < size)
+        seen[seen] = clear[nearest[0][seen], nearest[1][seen]]
         weight[part] = seen
-        for band, image in enumerate(prepared):
-            sampled = ndimage.map_coordinates(image, [rows, columns], order=3, mode="mirror", prefilter=False)
-            values[band, part] = np.where(seen, sampled, 0)
+        if not seen.any():
+            return
+        # of a big guide the coefficients of all splines take gigabytes
+        window = tuple(
+            slice(max(int(index[seen].min()) - margin, 0), int(index[seen].max()) + margin + 1)
+            for index in nearest
+        )
+        places = [where[seen] - axis.start for where, axis in zip((rows, columns), window, strict=True)]
+        for band, image in enumerate(native):
+            splines = _prepared(image[window], sigma)
+            sampled = ndimage.map_coordinates(splines, places, order=3, mode="mirror", prefilter=False)
+            values[band][part][seen] = sampled
 
-    block = max(1, BLOCK_PIXELS // width)
-    at_once(sample, [slice(top, min(top + block, height)) for top in range(0, height, block)])
+    tops, lefts = (range(0, side, TILE_PX) for side in shape)
+    at_once(
+        sample,
+        [
+            (slice(top, min(top + TILE_PX, height)), slice(left, min(left + TILE_PX, width)))
+            for top in tops
+            for left in lefts
+        ],
+    )
     return values, weight
 
 

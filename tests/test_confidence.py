@@ -205,3 +205,15 @@ def test_the_fine_map_keeps_ramps_and_its_rim():
     assert np.allclose(np.diff(fine[:, 2:-2], axis=1), 0.1 / 4)
     assert np.allclose(fine[:, :2], 0.1)
     assert np.allclose(fine.mean(), ramp.mean())
+
+
+def test_of_many_pixels_some_say_what_the_hsi_makes_of_the_guide(monkeypatch):
+    pair = spoilt(clouded, 3)
+    observer = Observer(pair, PSF, RATIO, thin=False)
+    found = fit(observer, START)
+    whole = Misfit.of(observer, found)
+    monkeypatch.setattr("hsi_fuse.registration.confidence.TAUGHT", 200)
+    some = Misfit.of(observer, found)
+    assert np.array_equal(some.values, whole.values)
+    assert np.abs(some.residual - whole.residual).max() < 0.1 * whole.residual.std()
+    assert (rejected(some.confidence(AREAS)) == rejected(whole.confidence(AREAS))).mean() > 0.99

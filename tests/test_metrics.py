@@ -311,3 +311,17 @@ def test_images_cut_into_pieces_have_the_same_figures(pair, monkeypatch):
     cut = metrics.moments(estimate, truth, mask)
     for name, value in vars(whole[1]).items():
         assert torch.allclose(torch.as_tensor(vars(cut)[name]), torch.as_tensor(value), rtol=1e-12)
+
+
+def test_moments_of_parts_make_those_of_the_whole(pair):
+    estimate, truth = pair
+    mask = torch.rand(truth.shape[1:], generator=torch.Generator().manual_seed(4)) > 0.2
+    mask[:10] = False  # a part without a pixel
+    rows = [slice(0, 10), slice(10, 21), slice(21, truth.shape[1])]
+    parts = [metrics.moments(estimate[:, part], truth[:, part], mask[part]) for part in rows]
+    joined, whole = metrics.Moments.joined(parts), metrics.moments(estimate, truth, mask)
+    for name, value in vars(whole).items():
+        assert torch.allclose(torch.as_tensor(vars(joined)[name]), torch.as_tensor(value), rtol=1e-9)
+    none = metrics.Moments.joined(parts[:1])
+    assert none.count == 0
+    assert bool(none.mse.isnan().all())

@@ -323,3 +323,19 @@ def test_an_affine_is_applied_as_affine_does():
     columns, rows = np.arange(3.0), np.array([2.0, -1.0, 4.0])
     wanted = [TURNED * place for place in zip(columns, rows, strict=True)]
     assert np.allclose(np.stack(apply(TURNED, columns, rows), 1), wanted)
+
+
+def test_what_is_shown_is_what_is_seen_without_its_slopes():
+    pair = unregistered()
+    observer = Observer(pair, PSF, RATIO)
+    seen = observer.see(TURNED)
+    values, support = observer.shown(TURNED)
+    assert np.array_equal(values, seen.values)
+    assert np.array_equal(support, seen.support)
+
+
+def test_pooling_copies_no_guide_whose_pixels_stay():
+    pair = replace(unregistered(), start=Affine.scale(3))
+    pooled = pair.pooled(2)
+    assert pooled.grain == 1
+    assert pooled.guide is pair.guide

@@ -24,6 +24,7 @@ from hsi_fuse.quality.fullscale import full_scale
 from hsi_fuse.quality.lights import AssessOptions
 from hsi_fuse.quality.plain import plain
 from hsi_fuse.quality.reduced import degrade
+from hsi_fuse.quality.spatial import spatial as spatial_figures
 from hsi_fuse.quality.synthesis import Solver, angle_figures, score, synthesise
 from hsi_fuse.quality.uncertainty import Uncertainty
 from hsi_fuse.quality.verdict import judge, own_warnings
@@ -32,14 +33,6 @@ __all__ = ["SCHEMA", "AssessOptions", "Quality", "Solver", "assess", "plain", "s
 
 SCHEMA = 6
 """Version of `quality.schema.json`; it rises when a figure changes its name or meaning."""
-RESAMPLED_PX = 0.7
-"""Blur, fine pixels, under which the product's detail is held against the reference's: that was resampled,
-which takes what is finer, and no product has to miss it too."""
-HIDDEN = 2
-"""Variances of the reference's noise that are no detail a product misses: one is its noise, and what is less
-than another cannot be told from noise that is larger, or more alike in neighbours, than is believed."""
-LEAST_SIGNAL = 0.1
-"""Share of the reference's detail that is taken for more than noise, however noisy it is."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +94,7 @@ def assess(
     options = options or AssessOptions()
     methods = {"product": estimate, "interpolation": interpolation}
     consistency, low = _consistency(problem, methods)
-    spatial, guide_error = _spatial(problem, methods)
+    spatial, guide_error = spatial_figures(problem, methods)
     maps = _maps(problem, low, guide_error)
     figures: dict[str, Any] = {
         "schema": SCHEMA,
@@ -201,62 +194,6 @@ def _noise_angle(problem: Problem, mask: Tensor) -> float:
     if not length.numel():
         return math.nan
     return math.degrees(math.atan2(float(problem.hsi_noise.norm()), float(length.median())))
-
-
-def _spatial(problem: Problem, methods: Mapping[str, Cube]) -> tuple[dict[str, Any], Tensor | None]:
-    """Part B: every method seen through the SRF against the guide.
-
-    Also the product's mean error over guide bands, each in its standard deviation, (H, W).
-    """
-    mask = problem.guide_weight > 0
-    if not bool(mask.any()):
-        return {"assessable": False, "reason": "the reference covers no pixel"}, None
-    sigma = problem.ratio / 2  # passes what is finer than about an HSI pixel
-    part: dict[str, Any] = {"assessable": True, "sigma_px": sigma, "pixels": int(mask.sum())}
-    sharp, error = metrics.high_pass(problem.guide, sigma, mask), None
-    noise = torch.diag(problem.guide_noise.double() ** 2)  # no product has to follow it
-    power = _covariance(sharp, mask).diagonal()
-    signal = 1 - noise.diagonal() / metrics.positive(power)  # share of the reference's detail
-    kept = metrics.low_pass(sharp, RESAMPLED_PX, mask)
-    for name, cube in methods.items():
-        seen = _seen(problem, cube)  # (m, H, W)
-        moments = metrics.moments(seen, problem.guide, mask)
-        through = metrics.high_pass(seen, sigma, mask)
-        fine = metrics.moments(through, sharp, mask)
-        missed = _covariance(metrics.low_pass(through, RESAMPLED_PX, mask).sub_(kept), mask)
-        missed -= HIDDEN * metrics.noise_passed(RESAMPLED_PX) * noise
-        part[name] = {
-            "r2": moments.r2,
-            "rmse": moments.rmse,
-            "cc_highpass": fine.correlation,
-            "gain_highpass": _gain(fine.slope, signal),
-            "missed_highpass": metrics.worst_share(missed, _covariance(kept, mask)),
-        }
-        if name == "product":
-            scale = moments.var_truth.sqrt().clamp_min(1e-30).to(seen)
-            error = ((seen - problem.guide) / scale[:, None, None]).mean(0)
-    return part, error
-
-
-def _gain(slope: Tensor, signal: Tensor) -> Tensor:
-    """Slopes (m,) of detail on a reference only a share `signal` (m,) of whose detail is no noise.
-
-    A product that has all of that share, and none of the noise, has the slope `signal`; one that copies the
-    noise too has 1. Between the two nothing is off.
-    """
-    return torch.where(slope < 1, (slope / signal.clamp_min(LEAST_SIGNAL)).clamp_max(1), slope)
-
-
-def _covariance(image: Tensor, mask: Tensor) -> Tensor:
-    """Second moments (m, m), float64, of what is 0 (m, H, W) outside a mask (H, W), within it."""
-    pieces = (piece.double() for piece in torch.split(image.flatten(1), metrics.PIECE, 1))
-    return torch.stack([piece @ piece.T for piece in pieces]).sum(0) / mask.sum()
-
-
-def _seen(problem: Problem, cube: Cube) -> Tensor:
-    """A cube through the guide's responses, (m, H, W)."""
-    through = cube.mixed(problem.sensor.srf, problem.sensor.offset)
-    return torch.cat(list(through.parts(strips(cube.shape))), 1)
 
 
 def _maps(problem: Problem, low: Tensor, guide_error: Tensor | None) -> dict[str, NDArray[np.float32]]:

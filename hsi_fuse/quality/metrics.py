@@ -17,6 +17,7 @@ Conventions, because they differ from package to package:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +32,7 @@ from hsi_fuse.quality.windowed import (
     pixels_of,
     positive,
     q2n,
+    reach_of,
     ssim,
     uiqi,
     valid,
@@ -54,6 +56,7 @@ __all__ = [
     "psnr",
     "psnr_global",
     "q2n",
+    "reach_of",
     "rmse",
     "sam_deg",
     "ssim",
@@ -81,6 +84,30 @@ class Moments:
     covariance: Tensor
     mse: Tensor
     peak: Tensor
+
+    @classmethod
+    def joined(cls, parts: Sequence[Moments]) -> Moments:
+        """Of all pixels of parts of an image, by those of the parts (Chan, Golub and LeVeque 1983)."""
+        some = [part for part in parts if part.count] or list(parts[:1])
+        counts = torch.tensor([part.count for part in some], dtype=torch.float64)
+        shares = (counts / counts.sum()).to(some[0].mse.device)[:, None]
+
+        def mean(name: str) -> Tensor:
+            return torch.stack([getattr(part, name) for part in some]).mul_(shares).sum(0)
+
+        level, wanted = mean("mean_estimate"), mean("mean_truth")
+        off = torch.stack([part.mean_estimate - level for part in some])
+        away = torch.stack([part.mean_truth - wanted for part in some])
+        return cls(
+            sum(part.count for part in some),
+            level,
+            wanted,
+            mean("var_estimate") + (shares * off**2).sum(0),
+            mean("var_truth") + (shares * away**2).sum(0),
+            mean("covariance") + (shares * off * away).sum(0),
+            mean("mse"),
+            torch.stack([part.peak for part in some]).amax(0),
+        )
 
     @property
     def rmse(self) -> Tensor:

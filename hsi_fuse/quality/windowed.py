@@ -133,7 +133,7 @@ def high_pass(image: Tensor, sigma: float, mask: Tensor | None = None) -> Tensor
     The Gaussian reaches 4 sigma and is normalised by the valid weight within, so neither nodata nor the
     image's edge makes an edge of its own.
     """
-    keep, reach = valid(image, mask, 0), int(4 * sigma + 0.5)
+    keep, reach = valid(image, mask, 0), reach_of(sigma)
     height, width = keep.shape
     out = torch.empty_like(image)
 
@@ -157,9 +157,14 @@ def low_pass(image: Tensor, sigma: float, mask: Tensor | None = None) -> Tensor:
     return (image - high_pass(image, sigma, mask)).mul_(valid(image, mask, 0))
 
 
+def reach_of(sigma: float) -> int:
+    """Pixels that `high_pass` and `low_pass` look to each side."""
+    return int(4 * sigma + 0.5)
+
+
 def noise_passed(sigma: float) -> float:
     """Share of white noise's variance that `low_pass` lets through."""
-    reach = int(4 * sigma + 0.5)
+    reach = reach_of(sigma)
     point = torch.zeros(2 * reach + 1, 2 * reach + 1, dtype=torch.float64)
     point[reach, reach] = 1
     return float((_gaussian(point, sigma, reach) ** 2).sum())

@@ -9,11 +9,13 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, binary_opening, map_coordinates
 
 from hsi_fuse.registration.fit import Mapped
-from hsi_fuse.registration.robust import robust_regression
+from hsi_fuse.registration.robust import robust_slopes
 from hsi_fuse.registration.warp import Array, Observer
 
 NOISE_FACTOR = 3.0
 """Residuals of so many standard deviations are nothing unusual."""
+TAUGHT = 1 << 17
+"""HSI pixels that say what the HSI makes of the guide."""
 REJECTED = 0.4
 CLUSTER = 3
 """Side of the smallest area that is taken out, HSI pixels: a cloud, a field that was mown; not an edge, where
@@ -66,36 +68,45 @@ class Misfit:
 
     @classmethod
     def of(cls, observer: Observer, fitted: Mapped) -> Misfit:
-        """At every HSI pixel looked at; none where they are too few to tell."""
-        seen = observer.see(fitted.base, fitted.shift)
-        inside = seen.support > 0
-        if inside.sum() < 2 * len(observer.design):
-            inside = np.zeros_like(inside)
-            residual = np.zeros_like(seen.values)
+        """At every HSI pixel looked at; none where they are too few to tell.
+
+        Of many pixels some, evenly spread, say what the HSI makes of the guide.
+        """
+        values, support = observer.shown(fitted.base, fitted.shift)
+        residual, inside = np.zeros_like(values), support > 0
+        few = slice(None, None, max(len(support) // TAUGHT, 1))
+        design = observer.design_of(few)
+        if (support[few] > 0).sum() < 2 * len(design):
+            inside[:] = False
         else:
-            _, residual, _ = robust_regression(seen.values, observer.design, seen.support)
+            slopes = robust_slopes(values[:, few], design, support[few])
+            for start in range(0, len(support), TAUGHT):
+                piece = slice(start, start + TAUGHT)
+                residual[:, piece] = values[:, piece] - slopes.T @ observer.design_of(piece)
         rows, columns = (places[inside].astype(int) for places in (observer.rows, observer.columns))
-        return cls(seen.values[:, inside], residual[:, inside], rows, columns, observer.pair.shape)
+        return cls(values[:, inside], residual[:, inside], rows, columns, observer.pair.shape)
 
     def confidence(self, leniency: Leniency) -> Array:
         """0 to 1 on the HSI's grid (h, w); 1 where nothing is known."""
         out = np.ones(self.shape)
-        if self.rows.size:
-            sigma = 1.4826 * np.median(np.abs(self.residual), axis=1, keepdims=True)
-            contrast = self.values - np.median(self.values, axis=1, keepdims=True)
-            usual = (NOISE_FACTOR * sigma) ** 2 + leniency.content_share * contrast**2
-            usual += leniency.misplaced_hsi_px**2 * self._squared_slopes()
-            unusual = (self.residual**2 / np.maximum(usual, 1e-30)).mean(0)
-            out[self.rows, self.columns] = 1 / (1 + unusual)
+        if not self.rows.size:
+            return out
+        unusual = np.zeros(len(self.rows))
+        for values, residual in zip(self.values, self.residual, strict=True):
+            level = np.median(values)
+            usual = (NOISE_FACTOR * 1.4826 * np.median(np.abs(residual))) ** 2
+            usual = usual + leniency.content_share * (values - level) ** 2
+            usual += leniency.misplaced_hsi_px**2 * self._squared_slopes(values, level)
+            unusual += residual**2 / np.maximum(usual, 1e-30)
+        out[self.rows, self.columns] = 1 / (1 + unusual / len(self.values))
         return out
 
-    def _squared_slopes(self) -> Array:
-        """Squared gradients (m, N) of what the guide shows, an HSI pixel."""
-        level = np.median(self.values, axis=1)[:, None, None]
-        image = np.broadcast_to(level, (len(level), *self.shape)).copy()
-        image[:, self.rows, self.columns] = self.values
-        squared = sum(np.gradient(image, axis=axis) ** 2 for axis in (1, 2))
-        return np.asarray(squared)[:, self.rows, self.columns]
+    def _squared_slopes(self, values: Array, level: float) -> Array:
+        """Squared gradient (N,) of what the guide shows in a band, (N,) about its level, an HSI pixel."""
+        image = np.full(self.shape, level)
+        image[self.rows, self.columns] = values
+        squared = sum(np.gradient(image, axis=axis) ** 2 for axis in (0, 1))
+        return np.asarray(squared)[self.rows, self.columns]
 
 
 def confidence_map(observer: Observer, fitted: Mapped, leniency: Leniency = AREAS) -> Array:

@@ -178,6 +178,9 @@ def register_pair(
             if state.bent:
                 says = information_of(asked_again(halves, state, psf, ratio))
         moved = np.inf if last is None else _largest_move(last.fitted, fitted)
+        if not state.bent:
+            best = None  # makes way for this turn: of a big scene each holds a guide of a gigabyte
+        last = None
         last = _sensed(state, fitted, values, window, start.bend, ratio, sensing)
         psf = last.psf
         # curve, PSF and what is left out can lead each other astray, of which unseen pixels tell
@@ -231,11 +234,11 @@ def _sensed(
 ) -> _Turn:
     """The sensors under a mapping."""
     mapping, total = _whole(fitted, bend)
-    bands = [r(b) for r, b in zip(state.responses, window.values, strict=True)]
+    if state.bent:
+        bands = [r(b) for r, b in zip(state.responses, window.values, strict=True)]
+        window = replace(window, values=np.stack(bands))
     shape = (state.raw.shape[0] * ratio, state.raw.shape[1] * ratio)
-    fine, weight = resample(
-        replace(window, values=np.stack(bands)), mapping * Affine.scale(1 / ratio), total, shape
-    )
+    fine, weight = resample(window, mapping * Affine.scale(1 / ratio), total, shape)
     seen = torch.from_numpy(fine).to(values), torch.from_numpy(weight).to(values)
     sensed = sense(values, state.raw.low_weight, *seen, ratio, sensing)
     return _Turn(state, fitted, mapping, total, fine, weight, sensed)

@@ -38,6 +38,8 @@ ONE_PLACE = 1.0
 """(Pooled) HSI pixels at the corners."""
 CLIP = 4.0
 """Robust standard deviations from a band's median to what is unusual."""
+CLIPPED_BY = 1 << 22
+"""Guide pixels that tell both."""
 BLURS = (2.0, 1.0)
 """FWHM of the blur, (pooled) HSI pixels: while the mapping may be a pixel off, and then.
 
@@ -123,17 +125,7 @@ def locate(pair: Pair, options: RegisterOptions, georeferenced: bool) -> list[Af
         No overlap within the range.
     """
     factor = max(-(-max(pair.shape) // POOLED_SIDE), 1)
-    trials = _trials(pair, pair, factor, options, georeferenced)
-    most = 1
-    if max((t.score for t in trials), default=0.0) < WELL_SAID:
-        trials = trials + _trials(_clipped(pair), pair, factor, options, georeferenced)
-        # a bent response, or an inverted one, is no straight line of what the HSI sees
-        curved, most = _curved(pair), MOST_PLACES
-        judge = _observer(curved.pooled(factor), BLURS[-1])
-        trials = [_judged(judge, t.mapping) for t in _apart(trials, pair.shape, factor)]
-        for other in (curved, _clipped(curved)):
-            bent = _trials(other, curved, factor, options, georeferenced)
-            trials += [replace(t, score=t.score - CLEARLY_MORE) for t in bent]
+    trials, most = _all_trials(pair, factor, options, georeferenced)
     if not trials:
         raise AlignmentError("too little of the HSI lies under the reference to align them")
     apart = _apart(trials, pair.shape, factor)
@@ -146,15 +138,37 @@ def locate(pair: Pair, options: RegisterOptions, georeferenced: bool) -> list[Af
     return [_refined_to_full(pair, t.mapping, factor, options.model) for t in close]
 
 
+def _all_trials(
+    pair: Pair, factor: int, options: RegisterOptions, georeferenced: bool
+) -> tuple[list[_Trial], int]:
+    """Of the pair and, where that leaves a doubt, clipped and curved too; how many places may be right."""
+    trials = _trials(pair, pair, factor, options, georeferenced)
+    if max((t.score for t in trials), default=0.0) >= WELL_SAID:
+        return trials, 1
+    clipped = _clipped(pair)
+    trials += _trials(clipped, pair, factor, options, georeferenced)
+    # a bent response, or an inverted one, is no straight line of what the HSI sees
+    curved = _curved(pair)
+    judge = _observer(curved.pooled(factor), BLURS[-1])
+    trials = [_judged(judge, t.mapping) for t in _apart(trials, pair.shape, factor)]
+    for other in (curved, replace(curved, guide=clipped.guide)):
+        bent = _trials(other, curved, factor, options, georeferenced)
+        trials += [replace(t, score=t.score - CLEARLY_MORE) for t in bent]
+    return trials, MOST_PLACES
+
+
 def _refined_to_full(pair: Pair, mapping: Affine, factor: int, model: str) -> Affine:
     """From the pair pooled by a factor, halved again and again, to the pair itself."""
     base = mapping * Affine.scale(1 / factor)
     while factor > 1:
         factor = -(-factor // 2)
-        observer = _observer(pair.pooled(factor), BLURS[1])
-        fitted = fit(observer, base * Affine.scale(factor), model, iterations=8, weigh=student)
-        base = _as_affine(fitted) * Affine.scale(1 / factor)
+        base = _refined_at(pair.pooled(factor), base * Affine.scale(factor), model) * Affine.scale(1 / factor)
     return base
+
+
+def _refined_at(pair: Pair, base: Affine, model: str) -> Affine:
+    """One step of it; what it looks at, a blurred guide, is gone before the next."""
+    return _as_affine(fit(_observer(pair, BLURS[1]), base, model, iterations=8, weigh=student))
 
 
 @dataclass(frozen=True)
@@ -212,13 +226,16 @@ def _curved(pair: Pair) -> Pair:
 
 def _clipped(pair: Pair) -> Pair:
     """The pair with each guide band's values clipped to what is usual there."""
-    valid = pair.guide_weight > 0
-    bands = []
-    for band in pair.guide:
-        centre = band[valid].median()
-        reach = CLIP * 1.4826 * (band[valid] - centre).abs().median()
-        bands.append(band.clamp(centre - reach, centre + reach) if reach > 0 else band)
-    return replace(pair, guide=torch.stack(bands))
+    thin = slice(None, None, max(pair.guide_weight.numel() // CLIPPED_BY, 1))
+    valid = pair.guide_weight.flatten()[thin] > 0
+    guide = pair.guide.clone()
+    for band in guide:
+        usual = band.flatten()[thin][valid]
+        centre = usual.median()
+        reach = CLIP * 1.4826 * (usual - centre).abs().median()
+        if reach > 0:
+            band.clamp_(centre - reach, centre + reach)
+    return replace(pair, guide=guide)
 
 
 def _observer(pair: Pair, fwhm_px: float) -> Observer:

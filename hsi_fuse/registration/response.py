@@ -235,6 +235,8 @@ def _inverted(values: Array, spectra: Array, weight: Array) -> bool:
 
 
 def linearised(pair: Pair, responses: Sequence[Response]) -> Pair:
-    """The pair with its guide made linear."""
+    """The pair with its guide made linear; itself where that is so already."""
+    if all(response.linear for response in responses):
+        return pair
     guide = [r(b.cpu().numpy()) for r, b in zip(responses, pair.guide, strict=True)]
     return replace(pair, guide=torch.from_numpy(np.stack(guide)).to(pair.guide))

@@ -105,12 +105,22 @@ def robust_regression(
     return weight, residual, span
 
 
+def robust_slopes(values: Array, design: Array, support: Array) -> Array:
+    """Slopes (p, m) of `robust_regression`."""
+    weight, _, _ = robust_regression(values, design, support)
+    return _slopes(values, design, weight)[0]
+
+
 def _regress(values: Array, design: Array, weight: Array) -> tuple[Array, Array]:
+    slopes, span = _slopes(values, design, weight)
+    return values - slopes.T @ design, span
+
+
+def _slopes(values: Array, design: Array, weight: Array) -> tuple[Array, Array]:
     root = np.sqrt(weight)
     span, triangle = np.linalg.qr((design * root).T)
     # the least ridge: a component that never varies here has no slope
     ridge = 1e-6 * np.abs(triangle.diagonal()).max()
     lhs = np.concatenate([triangle, ridge * np.eye(len(triangle))])
     rhs = np.concatenate([span.T @ (values * root).T, np.zeros((len(triangle), len(values)))])
-    slopes = np.linalg.lstsq(lhs, rhs, rcond=None)[0]
-    return values - slopes.T @ design, span
+    return np.linalg.lstsq(lhs, rhs, rcond=None)[0], span

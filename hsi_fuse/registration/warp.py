@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -86,11 +87,15 @@ class Pair:
         weight = mean[-1]
         start = self.start * Affine.scale(factor)
         grain = int(min(*step_lengths(start), *self.guide.shape[1:]) / (self.grain * LEAST_FINE)) or 1
+        guide, valid = self.guide, self.guide_weight.to(self.guide)
+        if grain > 1:
+            guide, valid = (F.avg_pool2d(image[None], grain)[0] for image in (guide, valid[None]))
+            valid = valid[0]
         return Pair(
             mean[:-1] / weight.clamp_min(1e-6),
             (weight > 0.5).to(weight),
-            F.avg_pool2d(self.guide[None], grain)[0],
-            F.avg_pool2d(self.guide_weight[None].to(self.guide), grain)[0],
+            guide,
+            valid,
             start,
             self._bend_over((weight.shape[0] * factor, weight.shape[1] * factor)),
             self.grain * grain,
@@ -163,9 +168,11 @@ def gaussian_blur(image: Tensor, sigma: tuple[float, float]) -> Tensor:
         for width, reach in zip(sigma, reaches, strict=True)
     )
     psf = torch.outer(down / down.sum(), across / across.sum()).to(image)
-    wider = F.pad(image[None], [size] * 4, mode="replicate")[0]
-    inner = slice(size, -size)
-    return torch.cat([blur_down(band[None], psf, 1)[:, inner, inner] for band in wider])
+    inner, out = slice(size, -size), torch.empty_like(image)
+    for band, to in zip(image, out, strict=True):  # of a big guide each copy takes a gigabyte
+        wider = F.pad(band[None, None], [size] * 4, mode="replicate")[0]
+        to.copy_(blur_down(wider, psf, 1)[0, inner, inner])
+    return out
 
 
 def step_lengths(mapping: Affine) -> tuple[float, float]:
@@ -273,8 +280,6 @@ class Observer:
     ----------
     columns, rows : ndarray (N,)
         Centres of the valid HSI pixels looked at.
-    design : ndarray (k + 1, N)
-        1 and the HSI's coefficients there.
     """
 
     def __init__(
@@ -305,12 +310,21 @@ class Observer:
             (r + rows.start, c + columns.start)
             for (rows, columns), (r, c) in zip(self.tiles, self.used, strict=True)
         ]
-        index = torch.cat([r for r, _ in places]), torch.cat([c for _, c in places])
-        self.rows, self.columns = (i.cpu().numpy() + 0.5 for i in index)
-        low = pair.low[:, index[0], index[1]].double().cpu().numpy()
-        self.design = np.concatenate([np.ones((1, low.shape[1])), low])
+        self.index = torch.cat([r for r, _ in places]), torch.cat([c for _, c in places])
+        self.rows, self.columns = (i.cpu().numpy() + 0.5 for i in self.index)
         fine = Affine.scale(1 / pair.grain) * pair.start * Affine.scale(1 / ratio)
         self.image = gaussian_blur(pair.guide, antialias_sigma(fine)) if image is None else image
+
+    @cached_property
+    def design(self) -> Array:
+        """1 and the HSI's coefficients at the pixels looked at: (k + 1, N)."""
+        return self.design_of(slice(None))
+
+    def design_of(self, some: slice) -> Array:
+        """The same at some of the pixels."""
+        rows, columns = (each[some] for each in self.index)
+        low = self.pair.low[:, rows, columns].double().cpu().numpy()
+        return np.concatenate([np.ones((1, low.shape[1])), low])
 
     def part(self, tile: Tile) -> Observer:
         """An observer of all HSI pixels of a part."""
@@ -328,8 +342,16 @@ class Observer:
         out, m = _joined(at_once(looked, range(len(self.tiles)))), len(self.image)
         beyond = 1 - out[-1]
         weight = np.where(beyond < MOST_BEYOND, 1 / (1 + (beyond / HALF_BEYOND) ** 2), 0.0)
-        support = (beyond < LEAST_BEYOND).astype(np.float64)
-        return Seen(out[:m], out[m : 3 * m].reshape(2, m, -1), support, weight)
+        return Seen(out[:m], out[m : 3 * m].reshape(2, m, -1), _supported(out[-1]), weight)
+
+    def shown(self, base: Affine, shift: Shift | None = None) -> tuple[Array, Array]:
+        """`values` (m, N) and `support` (N,) of what `see` sees: slopes of a large image are gigabytes."""
+
+        def looked(index: int) -> Tensor:
+            return self._blurred(self._tile(self.tiles[index], base, shift), index)
+
+        out = _joined(at_once(looked, range(len(self.tiles))))
+        return out[:-1], _supported(out[-1])
 
     def warped(self, base: Affine, shift: Shift | None = None) -> list[Tensor]:
         """The guide and, last, its validity on the fine grid, tile by tile: (m + 1, rows, columns) each."""
@@ -363,6 +385,11 @@ class Observer:
         inside = (across > 0) & (across < wide) & (down > 0) & (down < tall)
         valid = self.pair.guide_weight[down.long().clamp(0, tall - 1), across.long().clamp(0, wide - 1)]
         return torch.cat([sample(self.image, across, down), (valid * inside)[None]])
+
+
+def _supported(share: Array) -> Array:
+    """1 where (nearly) all of the PSF lies on the guide, by the share (N,) that does; else 0."""
+    return ((1 - share) < LEAST_BEYOND).astype(np.float64)
 
 
 def _joined(parts: list[Tensor]) -> Array:
