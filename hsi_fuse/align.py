@@ -25,7 +25,7 @@ INVERSIONS = 10
 TILE_PX = 512
 """Side of what is resampled at a time."""
 SPLINE_REACH, BLUR_REACH = 16, 4.5
-"""How far a sample looks: pixels, beyond which a spline's weights are billionths, and deviations of the blur."""
+"""How far a sample looks: pixels, where a spline weighs a billionth, and deviations of the blur."""
 
 
 @dataclass(frozen=True)
