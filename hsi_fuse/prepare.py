@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from affine import Affine
 from numpy.typing import NDArray
+from torch import Tensor
 
 from hsi_fuse.align import Alignment, window_of
 from hsi_fuse.errors import AlignmentError, PresetError
@@ -78,6 +79,60 @@ def align(
         The guide does not seem to show the place, unless a mapping was given.
     AlignmentError
     """
+    scale = planned.scale
+    # a copy only where there must be one: of a big scene each takes a gigabyte
+    good = hsi.values if hsi.good_bands.all() else hsi.values[hsi.good_bands]
+    values = torch.from_numpy(np.ascontiguousarray(good)).to(device)  # (n, h, w)
+    weight = torch.from_numpy(hsi.valid).to(values)
+    found, start, (top, left) = _registered(hsi, guide, planned, preset, values, weight, on_step)
+    warn_of_contradiction(found.sensed.sensor)
+    # what shows something else than the HSI is no guide; mere edges that fit badly stay one
+    other = found.changed.repeat(scale, 0).repeat(scale, 1)
+    usable = np.where(other, np.float32(0), found.guide_weight)
+    image_weight, image = (torch.from_numpy(each).to(device) for each in (usable, found.guide))
+    figures = registration_figures(found, start, hsi.grid, scale)
+    error = figures["rrmse_px"] if figures["rrmse_px"] is not None else figures["standard_error_px"]
+    deviation = found.evidence.deviation_hsi_px
+    problem = Problem(
+        values if bool((weight > 0).all()) else values * (weight > 0),
+        weight,
+        image.mul_(image_weight > 0),
+        image_weight,
+        found.sensed.sensor,
+        estimate_noise(values, weight),
+        found.sensed.guide_noise,
+        seed,
+        position_error=deviation if np.isfinite(deviation) else 0.0,
+    )
+    native = Affine.translation(left, top) * found.hsi_to_guide * Affine.scale(1 / scale)
+    alignment = Alignment(
+        native,
+        found.bend,
+        found.guide_weight * refined(found.confidence, scale),
+        planned.start * Affine.scale(1 / scale),
+        planned.displacement,
+        found.before * scale,
+        found.after * scale,
+        float(error),
+        figures,
+        tuple(found.responses),
+    )
+    return problem, alignment
+
+
+def _registered(
+    hsi: Raster,
+    guide: Guide,
+    planned: Plan,
+    preset: Preset,
+    values: Tensor,
+    weight: Tensor,
+    on_step: OnStep,
+) -> tuple[Registered, Affine, tuple[int, int]]:
+    """The pair, its start in the window of the guide that was read, and that window's first row and column.
+
+    The window itself, of a big scene a gigabyte, is gone after it.
+    """
     options, scale = preset.align, planned.scale
     sought = Sought(hsi, guide, planned, options)
     georeferenced = hsi.grid.georeferenced and guide.grid.georeferenced
@@ -88,10 +143,6 @@ def align(
         raise out_of_reach(sought, failure) from failure
     window = guide.read(top, left, height, width)
     start = Affine.translation(-left, -top) * planned.start
-    # a copy only where there must be one: of a big scene each takes a gigabyte
-    good = hsi.values if hsi.good_bands.all() else hsi.values[hsi.good_bands]
-    values = torch.from_numpy(np.ascontiguousarray(good)).to(device)  # (n, h, w)
-    weight = torch.from_numpy(hsi.valid).to(values)
     rising = _rising(hsi)  # an SRF is smooth over wavelengths, not over the order of bands in the file
     known = planned.known
     if known.srf is not None:
@@ -129,39 +180,7 @@ def align(
         raise not_found(sought, failure, window, start, flip) from failure
     if options.refuses(found.evidence):
         raise improbable(sought, found, start, not georeferenced and mirrored())
-    warn_of_contradiction(found.sensed.sensor)
-    # what shows something else than the HSI is no guide; mere edges that fit badly stay one
-    other = found.changed.repeat(scale, 0).repeat(scale, 1)
-    usable = np.where(other, np.float32(0), found.guide_weight)
-    image_weight = torch.from_numpy(usable).to(device)
-    figures = registration_figures(found, start, hsi.grid, scale)
-    error = figures["rrmse_px"] if figures["rrmse_px"] is not None else figures["standard_error_px"]
-    deviation = found.evidence.deviation_hsi_px
-    problem = Problem(
-        values if bool((weight > 0).all()) else values * (weight > 0),
-        weight,
-        torch.from_numpy(found.guide).to(device) * (image_weight > 0),
-        image_weight,
-        found.sensed.sensor,
-        estimate_noise(values, weight),
-        found.sensed.guide_noise,
-        seed,
-        position_error=deviation if np.isfinite(deviation) else 0.0,
-    )
-    native = Affine.translation(left, top) * found.hsi_to_guide * Affine.scale(1 / scale)
-    alignment = Alignment(
-        native,
-        found.bend,
-        (found.guide_weight * refined(found.confidence, scale)).astype(np.float32),
-        planned.start * Affine.scale(1 / scale),
-        planned.displacement,
-        found.before * scale,
-        found.after * scale,
-        float(error),
-        figures,
-        tuple(found.responses),
-    )
-    return problem, alignment
+    return found, start, (top, left)
 
 
 def _rising(hsi: Raster) -> NDArray[np.intp]:

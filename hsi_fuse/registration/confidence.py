@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
-from scipy.ndimage import binary_dilation, binary_opening, map_coordinates
+from scipy.ndimage import binary_dilation, binary_opening
 
 from hsi_fuse.registration.fit import Mapped
 from hsi_fuse.registration.robust import robust_slopes
@@ -122,12 +124,11 @@ def confidence_map(observer: Observer, fitted: Mapped, leniency: Leniency = AREA
     return Misfit.of(observer, fitted).confidence(leniency)
 
 
-def refined(confidence: Array, ratio: int) -> Array:
+def refined(confidence: Array, ratio: int) -> NDArray[np.float32]:
     """The map on the fine grid, bilinear: (h, w) -> (ratio h, ratio w)."""
-    height, width = confidence.shape
-    rows, columns = ((np.arange(side * ratio) + 0.5) / ratio - 0.5 for side in (height, width))
-    grid = np.meshgrid(rows, columns, indexing="ij")
-    return np.asarray(map_coordinates(confidence, grid, order=1, mode="nearest"))
+    image = torch.from_numpy(confidence.astype(np.float32))[None, None]
+    fine = F.interpolate(image, scale_factor=float(ratio), mode="bilinear", align_corners=False)
+    return np.asarray(fine[0, 0].numpy())
 
 
 def rejected(confidence: Array, smallest: int = CLUSTER) -> NDArray[np.bool_]:
