@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hsi_fuse.problem import Cube, Problem
 from hsi_fuse.quality import metrics
+from hsi_fuse.quality.cube import block_rows
 from hsi_fuse.quality.metrics import Moments
 from hsi_fuse.threads import in_turn
 
@@ -82,8 +83,7 @@ def spatial(problem: Problem, methods: Mapping[str, Cube]) -> tuple[dict[str, An
                 error[top:bottom] = ((image - guide)[:, inner] / spread).mean(0)
         return _Strip(_squares(sharp[:, inner]), _squares(kept[:, inner]), found)
 
-    seen_as = (cube.mixed(problem.sensor.srf, problem.sensor.offset) for cube in methods.values())
-    images = zip(*(cube.parts(wide) for cube in seen_as), strict=True)
+    images = zip(*(_seen(problem, cube, wide) for cube in methods.values()), strict=True)
     strips = list(in_turn(compared, zip(ranges, wide, images, strict=True)))
     noise = torch.diag(problem.guide_noise.double() ** 2)  # no product has to follow it
     power, kept = (
@@ -104,6 +104,17 @@ def spatial(problem: Problem, methods: Mapping[str, Cube]) -> tuple[dict[str, An
             "missed_highpass": metrics.worst_share(missed, kept),
         }
     return part, error
+
+
+def _seen(problem: Problem, cube: Cube, ranges: Sequence[tuple[int, int]]) -> Iterator[Tensor]:
+    """A cube through the guide's responses, (m, rows, W) of each range; of its bands a few rows at a time."""
+    step = block_rows(cube.shape)
+    pieces = [[(top, min(top + step, last)) for top in range(first, last, step)] for first, last in ranges]
+    parts = cube.mixed(problem.sensor.srf, problem.sensor.offset).parts(
+        each for some in pieces for each in some
+    )
+    for some in pieces:
+        yield torch.cat([next(parts) for _ in some], 1)
 
 
 def _gain(slope: Tensor, signal: Tensor) -> Tensor:
