@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hsi_fuse.blocks import sample
 from hsi_fuse.physics import blur_down, gaussian_psf
 from hsi_fuse.problem import Cube, Problem
 from hsi_fuse.quality.metrics import worst_share
@@ -26,6 +27,10 @@ from hsi_fuse.subspace import Subspace, estimate_noise, fill_nearest, fit_subspa
 DIMENSIONS, PIXELS_PER_DIMENSION = 10, 16
 MOST_PIXELS = 40_000
 """HSI pixels that a regression takes; more say nothing more."""
+ENOUGH_PIXELS = 4096
+"""HSI pixels under the reference with which tiles of a scene stand for all of it."""
+MOST_DETAIL = 1 << 18
+"""HSI pixels whose detail is compared."""
 ROBUST_ROUNDS = 3
 WIDTHS = (0.4, 0.55, 0.7, 0.85, 1.0, 1.2, 1.45, 1.8, 2.5)
 """Trial widths of the PSF, in those of the PSF that was used."""
@@ -62,8 +67,13 @@ def check_sensors(problem: Problem, subspace: Subspace) -> dict[str, Any]:
     further right and down than the input, fine pixels).
     """
     psf, ratio, sensor = problem.sensor.psf, problem.ratio, problem.sensor
-    support = supported(problem.guide_weight, problem.hsi_weight, psf, ratio)
-    count = int(support.sum())
+    # tiles of a large scene say as much, and all of its reference blurred and moved takes gigabytes
+    for part in (sample(problem), problem):
+        support = supported(part.guide_weight, part.hsi_weight, psf, ratio)
+        count = int(support.sum())
+        if count >= ENOUGH_PIXELS:
+            problem = part
+            break
     if count < 4 * PIXELS_PER_DIMENSION:
         return {"assessable": False, "reason": f"only {count} input pixels lie fully under the reference"}
     subspace = replace(subspace, basis=subspace.basis[:, : count // PIXELS_PER_DIMENSION])
@@ -104,7 +114,7 @@ def check_contrast(problem: Problem, low: Tensor, subspace: Subspace) -> float |
     which would soften any product, or where fewer than `PIXELS_PER_DIMENSION` pixels have neighbours.
     """
     covered = supported(problem.guide_weight, problem.hsi_weight, problem.sensor.psf, problem.ratio)
-    inner = _interior(covered)
+    inner = thinned(_interior(covered), MOST_DETAIL)
     if int(inner.sum()) < PIXELS_PER_DIMENSION:
         return None
     ours, theirs = (_laplacian(subspace.project(image))[:, inner].double() for image in (low, problem.hsi))
@@ -120,7 +130,7 @@ def check_position(problem: Problem, low: Tensor, subspace: Subspace) -> list[fl
     have neighbours.
     """
     ours, theirs = (subspace.project(image) for image in (low, problem.hsi))
-    inner = _interior(problem.hsi_weight > 0)
+    inner = thinned(_interior(problem.hsi_weight > 0), MOST_DETAIL)
     if int(inner.sum()) < PIXELS_PER_DIMENSION:
         return None
     down, across = _slopes(ours)
