@@ -384,8 +384,3 @@ class Interpolation:
         """The cube as something linear sees it that takes fine coefficients one by one, (1, H, W)."""
         fine = (upsample(c[None], self.ratio) for c in self.estimate.coefficients)
         return replace(self.estimate, coefficients=torch.cat([by(image) for image in fine]))
-
-
-def finite(values: Tensor) -> bool:
-    """Whether all of (c, H, W) is finite, band by band."""
-    return all(bool(torch.isfinite(band).all()) for band in values)

@@ -101,11 +101,11 @@ class Problem:
             value = getattr(self, name)
             if tuple(value.shape) != shape:
                 raise SolveError(f"problem: {name} must have shape {shape}, got {tuple(value.shape)}")
-            if not bool(torch.isfinite(value).all()):
+            if not finite(value):
                 raise SolveError(f"problem: {name} holds values that are not finite")
         if self.sensor.srf.shape != (m, n):
             raise SolveError(f"problem: SRF must have shape {(m, n)}, got {tuple(self.sensor.srf.shape)}")
-        if not bool(torch.isfinite(self.hsi).all()):
+        if not finite(self.hsi):
             raise SolveError("problem: hsi holds values that are not finite")
 
     @property
@@ -122,6 +122,11 @@ class Problem:
     def fading(self) -> Tensor:
         """The guide's weight, which falls to 0 smoothly towards where the guide ends (`feather`): (H, W)."""
         return feather(self.guide_weight, self.hsi_weight, self.ratio)
+
+
+def finite(values: Tensor) -> bool:
+    """Whether all of a tensor is; of images one after the other, as the question takes copies."""
+    return all(bool(torch.isfinite(part).all()) for part in (values if values.ndim > 2 else (values,)))
 
 
 def window(problem: Problem, rows: tuple[int, int], columns: tuple[int, int]) -> Problem:

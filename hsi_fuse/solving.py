@@ -6,10 +6,10 @@ import warnings
 from dataclasses import replace
 from typing import Any
 
-from hsi_fuse.blocks import Divisible, Memory, by_blocks, finite, is_small
+from hsi_fuse.blocks import Divisible, Memory, by_blocks, is_small
 from hsi_fuse.errors import HsiFuseWarning, SolveError
 from hsi_fuse.preset import Preset
-from hsi_fuse.problem import Estimate, OnStep, Problem, StageResult, silent
+from hsi_fuse.problem import Estimate, OnStep, Problem, StageResult, finite, silent
 from hsi_fuse.refinement.realign import realigned
 from hsi_fuse.refinement.refining import Refining
 from hsi_fuse.stages.table import STAGES
