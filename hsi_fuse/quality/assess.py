@@ -269,15 +269,15 @@ def _integrity(problem: Problem, estimate: Cube, bad_bands: Sequence[int]) -> di
             below -= inside.clamp_max(0).sum(1).double()
     values = bands * int(valid.sum())
     bare = (problem.guide_weight <= 0) & valid
-    measured = [band[coarse] for band in problem.hsi]
-    input_below = torch.stack([-band.clamp_max(0).sum(dtype=torch.float64) for band in measured])
-    input_level = torch.stack([band.sum(dtype=torch.float64) for band in measured])
+    input_negative, input_below, input_level = (torch.zeros_like(below) for _ in range(3))
+    for band, image in enumerate(problem.hsi):
+        measured = image[coarse].double()
+        input_negative[band] = (measured < 0).double().mean()
+        input_below[band], input_level[band] = -measured.clamp_max(0).sum(), measured.sum()
     return {
         "nodata_pct": 100 * float(1 - valid.double().mean()),
         "negative_pct": 100 * negative / values if values else None,
-        "negative_input_pct": 100 * sum(float((band < 0).double().mean()) for band in measured) / bands
-        if values
-        else None,
+        "negative_input_pct": 100 * float(input_negative.mean()) if values else None,
         "negative_weight_pct": _weight_pct(below, level),
         "negative_weight_input_pct": _weight_pct(input_below, input_level),
         "not_finite": not_finite,

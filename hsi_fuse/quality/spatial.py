@@ -60,8 +60,7 @@ def spatial(problem: Problem, methods: Mapping[str, Cube]) -> tuple[dict[str, An
     height = problem.guide.shape[1]
     ranges = [(top, min(top + STRIP_ROWS, height)) for top in range(0, height, STRIP_ROWS)]
     wide = [(max(top - halo, 0), min(bottom + halo, height)) for top, bottom in ranges]
-    spread = metrics.moments(problem.guide, problem.guide, mask).var_truth.sqrt().clamp_min(1e-30)
-    spread = spread[:, None, None].to(problem.guide)
+    spread = _spread(problem.guide, mask, ranges)
     error = torch.empty_like(problem.guide_weight)
 
     def compared(images: tuple[tuple[int, int], tuple[int, int], tuple[Tensor, ...]]) -> _Strip:
@@ -104,6 +103,13 @@ def spatial(problem: Problem, methods: Mapping[str, Cube]) -> tuple[dict[str, An
             "missed_highpass": metrics.worst_share(missed, kept),
         }
     return part, error
+
+
+def _spread(guide: Tensor, mask: Tensor, ranges: Sequence[tuple[int, int]]) -> Tensor:
+    """Standard deviation of each band of an image (m, H, W) within a mask (H, W), not 0: (m, 1, 1)."""
+    parts = ((guide[:, top:bottom], mask[top:bottom]) for top, bottom in ranges)
+    told = Moments.joined([metrics.moments(part, part, keep) for part, keep in parts])
+    return told.var_truth.sqrt().clamp_min(1e-30)[:, None, None].to(guide)
 
 
 def _seen(problem: Problem, cube: Cube, ranges: Sequence[tuple[int, int]]) -> Iterator[Tensor]:
