@@ -15,7 +15,7 @@ from hsi_fuse.quality.cube import block_rows
 from hsi_fuse.quality.metrics import Moments
 from hsi_fuse.threads import in_turn
 
-STRIP_ROWS = 96
+STRIP_PIXELS = 1 << 20
 """Of which figures are formed at a time: whole images of a large scene are gigabytes each."""
 RESAMPLED_PX = 0.7
 """Blur, fine pixels, under which the product's detail is held against the reference's: that was resampled,
@@ -57,8 +57,9 @@ def spatial(problem: Problem, methods: Mapping[str, Cube]) -> tuple[dict[str, An
         return {"assessable": False, "reason": "the reference covers no pixel"}, None
     sigma = problem.ratio / 2  # passes what is finer than about an HSI pixel
     halo = metrics.reach_of(sigma) + metrics.reach_of(RESAMPLED_PX)
-    height = problem.guide.shape[1]
-    ranges = [(top, min(top + STRIP_ROWS, height)) for top in range(0, height, STRIP_ROWS)]
+    height, width = mask.shape
+    rows = max(STRIP_PIXELS // width, halo)
+    ranges = [(top, min(top + rows, height)) for top in range(0, height, rows)]
     wide = [(max(top - halo, 0), min(bottom + halo, height)) for top, bottom in ranges]
     spread = _spread(problem.guide, mask, ranges)
     error = torch.empty_like(problem.guide_weight)
