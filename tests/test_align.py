@@ -169,6 +169,23 @@ def test_the_displacement_is_added_after_the_mapping():
     assert np.abs(found - wanted).max() < 2e-3
 
 
+@pytest.mark.parametrize("size", [1.0, 3.0])
+def test_a_guide_brought_over_in_tiles_is_the_same(monkeypatch, size):
+    """Each tile has splines of its own, of the guide's pixels around it."""
+    draw = np.random.default_rng(3)
+    values = draw.random((2, 180, 190)).astype(np.float32)
+    guide = picture(values, draw.random((180, 190)) > 0.001)
+    mapping = Affine.translation(10, 8) * Affine.rotation(12) * Affine.scale(size)
+    displacement = draw.standard_normal((2, 9, 9)).astype(np.float32)
+    shape = int(150 / size), int(160 / size)
+    whole = resample(guide, mapping, displacement, shape)
+    monkeypatch.setattr("hsi_fuse.align.TILE_PX", 16)
+    tiles = resample(guide, mapping, displacement, shape)
+    assert np.array_equal(tiles[1], whole[1])
+    assert 0.5 < whole[1].mean() < 1
+    assert np.allclose(tiles[0], whole[0], atol=1e-6)
+
+
 def test_large_pixels_do_not_alias():
     checkers = 10.0 + (-1.0) ** np.add(*np.mgrid[:160, :160])
     found, _ = resample(picture(checkers), Affine.translation(0.3, 0.1) * Affine.scale(4), None, (39, 39))
