@@ -121,9 +121,9 @@ form = stacked(
         multiple=True,
         metavar="K=V",
         callback=_creation_options,
-        help="Creation option of the raster driver; repeatable. Without any a GeoTIFF has tiles, "
-        "DEFLATE of level 1 with a predictor and, where it is large, overviews; COMPRESS=ZSTD and "
-        "ZLEVEL=6 are others.",
+        help="Creation option of the raster driver; repeatable. What is not asked for stays: a GeoTIFF "
+        "has tiles, DEFLATE of level 1 with a predictor and, where it is large, overviews. Such as "
+        "COMPRESS=ZSTD.",
     ),
 )
 raster = stacked(form, click.option("--overwrite", is_flag=True, help="Replace outputs that exist."))

@@ -53,6 +53,29 @@ def test_a_shifted_reference_is_found_where_it_is(scene, down, right):
     assert sensors_of(moved)["shift_px"] == pytest.approx([right, down], abs=0.15)
 
 
+@pytest.fixture
+def tiles(monkeypatch):
+    """A scene of 48 x 48 HSI pixels, of which four tiles are looked at."""
+    monkeypatch.setattr("hsi_fuse.blocks.SAMPLE_TILES", 2)
+    monkeypatch.setattr("hsi_fuse.blocks.SAMPLE_TILE_HSI_PX", 14)
+    monkeypatch.setattr(checks, "ENOUGH_PIXELS", 300)
+    return make_scene(192)[0]
+
+
+def test_tiles_of_a_large_scene_say_what_all_of_it_says(tiles, monkeypatch):
+    right = sensors_of(tiles)
+    assert right["pixels"] < 4 * 14**2
+    assert right["response_misfit"] < 0.5
+    assert right["blur_factor"] == 1.0
+    assert np.hypot(*right["shift_px"]) < 0.05
+    moved = replace(tiles, guide=tiles.guide.roll((2, -1), (1, 2)))
+    assert sensors_of(moved)["shift_px"] == pytest.approx([-1, 2], abs=0.25)
+    wide = replace(tiles, sensor=replace(tiles.sensor, psf=gaussian_psf(RATIO, 1.8 * RATIO)))
+    assert sensors_of(wide)["blur_factor"] < 0.8
+    monkeypatch.setattr(checks, "ENOUGH_PIXELS", 1 << 20)  # tiles with too little of the reference: all of it
+    assert sensors_of(tiles)["pixels"] > 44**2
+
+
 @pytest.mark.parametrize(("down", "right"), [(1, 0), (-1, 1)])
 def test_a_shifted_product_is_found_where_it_is(scene, down, right):
     problem, truth = scene

@@ -58,13 +58,14 @@ def check_sensors(problem: Problem, subspace: Subspace) -> dict[str, Any]:
     """Reference against input at the input's resolution: place, responses, blur, position.
 
     The blurred reference is regressed on the input's subspace, robustly, and compared with what the sensor
-    model says. `unexplained` (share of the reference's variance that no linear combination of the input's
-    bands explains), `response_excess` (share that the learned responses leave beyond the input's noise and
-    what the best non-negative ones leave, fitted within its subspace), `response_misfit` (the same in the
-    combination of reference bands that shows it best, over what the best ones leave and `NOTHING` of the
-    variance), `blur_excess` (how many times less a Gaussian of another width would leave unexplained, minus
-    1) and `blur_factor` (its width in that of the PSF), `shift_px` (columns, rows: where the reference lies
-    further right and down than the input, fine pixels).
+    model says; of a large scene in tiles from all over it (`blocks.sample`). `unexplained` (share of the
+    reference's variance that no linear combination of the input's bands explains), `response_excess` (share
+    that the learned responses leave beyond the input's noise and what the best non-negative ones leave,
+    fitted within its subspace), `response_misfit` (the same in the combination of reference bands that shows
+    it best, over what the best ones leave and `NOTHING` of the variance), `blur_excess` (how many times less
+    a Gaussian of another width would leave unexplained, minus 1) and `blur_factor` (its width in that of the
+    PSF), `shift_px` (columns, rows: where the reference lies further right and down than the input, fine
+    pixels).
     """
     psf, ratio, sensor = problem.sensor.psf, problem.ratio, problem.sensor
     # tiles of a large scene say as much, and all of its reference blurred and moved takes gigabytes
