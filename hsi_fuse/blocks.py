@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import mmap
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
 from pathlib import Path
@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from hsi_fuse.errors import PresetError
-from hsi_fuse.physics import blur_down, psf_padding
-from hsi_fuse.problem import Estimate, OnStep, Problem, StageResult, averaged, window
-from hsi_fuse.subspace import Subspace, fill_nearest, problem_subspace, upsample
+from hsi_fuse.physics import psf_padding
+from hsi_fuse.problem import Estimate, OnStep, Problem, StageResult, window
+from hsi_fuse.subspace import Subspace, problem_subspace
 from hsi_fuse.threads import hand_back_memory, in_turn
 
 DEFAULT_MEMORY = 8 << 30
@@ -322,65 +322,3 @@ def _weight(own: tuple[int, int], said: tuple[int, int], size: int, ratio: int) 
     if own[1] < size:
         weight = weight * ((own[1] * ratio + reach - at) / (2 * reach)).clamp(0, 1)
     return weight
-
-
-@dataclass(frozen=True)
-class Interpolation:
-    """Plain interpolation of the HSI as a cube whose fine factors are made when they are asked for.
-
-    Attributes
-    ----------
-    estimate : Estimate
-        At the HSI's resolution: coefficients (k, h, w).
-    ratio : int
-    """
-
-    estimate: Estimate
-    ratio: int
-
-    @classmethod
-    def of(cls, problem: Problem) -> Interpolation:
-        """What `subspace.interpolate` makes as a whole."""
-        subspace = problem_subspace(problem, largest=64)
-        low = subspace.project(fill_nearest(problem.hsi, problem.hsi_weight))
-        return cls(Estimate(subspace.basis, subspace.mean, low), problem.ratio)
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(n, H, W)."""
-        n, h, w = self.estimate.shape
-        return n, h * self.ratio, w * self.ratio
-
-    def rows(self, start: int, stop: int) -> Tensor:
-        """Rows start..stop-1, (n, stop - start, W)."""
-        s, height = self.ratio, self.estimate.shape[1]
-        first, last = max(start // s - 2, 0), min(-(-stop // s) + 2, height)  # the kernel's reach
-        low, inner = self.estimate, slice(start - first * s, stop - first * s)
-        if len(low.basis) < len(low.coefficients):  # fewer bands than factors to interpolate
-            return upsample(low.rows(first, last), s)[:, inner]
-        fine = upsample(low.coefficients[:, first:last], s)
-        return Estimate(low.basis, low.mean, fine[:, inner]).rows(0, stop - start)
-
-    def parts(self, ranges: Iterable[tuple[int, int]]) -> Iterator[Tensor]:
-        """The rows of one range (start, stop) after the other."""
-        return (self.rows(*each) for each in ranges)
-
-    def mixed(self, matrix: Tensor, offset: Tensor | None = None) -> Interpolation:
-        """Linear combinations of its bands."""
-        return Interpolation(self.estimate.mixed(matrix, offset), self.ratio)
-
-    def degraded(self, psf: Tensor, ratio: int) -> Tensor:
-        """The cube at the HSI's resolution, (n, h, w)."""
-        return self._as_seen(lambda fine: blur_down(fine, psf, ratio)).averaged(1)
-
-    def averaged(self, step: int, bands: Sequence[int] | None = None) -> Tensor:
-        """Means of step x step pixels of some bands or all, (bands, H // step, W // step)."""
-        if bands is None:
-            return self._as_seen(lambda fine: averaged(fine, step)).averaged(1)
-        few = self.estimate.averaged(1, bands)  # fewer than the factors are
-        return torch.cat([averaged(upsample(band[None], self.ratio), step) for band in few])
-
-    def _as_seen(self, by: Callable[[Tensor], Tensor]) -> Estimate:
-        """The cube as something linear sees it that takes fine coefficients one by one, (1, H, W)."""
-        fine = (upsample(c[None], self.ratio) for c in self.estimate.coefficients)
-        return replace(self.estimate, coefficients=torch.cat([by(image) for image in fine]))

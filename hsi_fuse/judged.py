@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from hsi_fuse.align import Alignment
-from hsi_fuse.blocks import Interpolation
 from hsi_fuse.files import check_output, staged
+from hsi_fuse.interpolation import Interpolation
 from hsi_fuse.planning import plan
 from hsi_fuse.prepare import align_or_follow, choose_device
 from hsi_fuse.preset import Preset

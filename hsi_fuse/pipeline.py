@@ -13,11 +13,12 @@ import torch
 from numpy.typing import NDArray
 
 from hsi_fuse.align import Alignment
-from hsi_fuse.blocks import Interpolation, Memory
+from hsi_fuse.blocks import Memory
 from hsi_fuse.checkpoints import keeping, key_of
 from hsi_fuse.errors import PresetError, SolveError
 from hsi_fuse.frame import Frame
 from hsi_fuse.grid import Grid
+from hsi_fuse.interpolation import Interpolation
 from hsi_fuse.materials import Materials, materials_of
 from hsi_fuse.overlap.extent import EXTENTS, Extended, Rows, carry_on
 from hsi_fuse.overlap.unaligned import GuideProduct, problem_unaligned

@@ -177,11 +177,17 @@ def _principal(of: Moments, noise: Tensor, largest: int) -> Subspace:
 
 def fill_nearest(image: Tensor, weight: Tensor) -> Tensor:
     """Replace pixels of weight 0 by the nearest of positive weight: (c, h, w), (h, w) -> (c, h, w)."""
+    places = nearest(weight)
+    return image if places is None else image[:, *places]
+
+
+def nearest(weight: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Row and column (h, w) of the nearest pixel of positive weight (h, w); None if no hole can be filled."""
     hole = (weight <= 0).cpu().numpy()
     if not hole.any() or hole.all():
-        return image
+        return None
     rows, columns = ndimage.distance_transform_edt(hole, return_distances=False, return_indices=True)
-    return image[:, torch.from_numpy(np.asarray(rows)), torch.from_numpy(np.asarray(columns))]
+    return torch.from_numpy(np.asarray(rows)), torch.from_numpy(np.asarray(columns))
 
 
 def upsample(image: Tensor, ratio: int) -> Tensor:

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from scipy.ndimage import convolve1d
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hsi_fuse.blocks import Interpolation
 from hsi_fuse.errors import SolveError
+from hsi_fuse.interpolation import Interpolation
 from hsi_fuse.physics import mix_bands
 from hsi_fuse.problem import Estimate, Problem
 from hsi_fuse.quality import checks, metrics

@@ -12,7 +12,7 @@ import torch
 from synthetic import RATIO, observed, problem_of, scene
 
 from hsi_fuse import blocks
-from hsi_fuse.blocks import Interpolation, Memory, by_blocks, inputs_bytes, layout, peak_bytes, sample
+from hsi_fuse.blocks import Memory, by_blocks, inputs_bytes, layout, peak_bytes, sample
 from hsi_fuse.cli import main
 from hsi_fuse.errors import HsiFuseWarning, PresetError
 from hsi_fuse.preset import load_preset
@@ -137,18 +137,6 @@ def test_the_sample_of_a_flight_line_has_tiles_all_along_it(problem, monkeypatch
     monkeypatch.setattr(blocks, "SAMPLE_TILE_HSI_PX", 8)
     line = sample(window(problem, (0, 44), (0, 9)))
     assert int((line.hsi_weight > 0).sum()) == 4 * 8 * 8
-
-
-def test_interpolation_on_demand_is_interpolation(problem):
-    plain, lazy = interpolate(problem), Interpolation.of(problem)
-    assert lazy.shape == plain.shape
-    assert torch.allclose(lazy.rows(9, 50), plain.rows(9, 50), atol=1e-5)
-    psf = problem.sensor.psf
-    assert torch.allclose(lazy.degraded(psf, RATIO), plain.degraded(psf, RATIO), atol=1e-5)
-    srf = problem.sensor.srf
-    assert torch.allclose(lazy.mixed(srf).rows(0, 5), plain.mixed(srf).rows(0, 5), atol=1e-5)
-    for bands in (None, (3, 0)):
-        assert torch.allclose(lazy.averaged(3, bands), plain.averaged(3, bands), atol=1e-5)
 
 
 def test_the_layout_follows_from_scene_and_memory_alone():
