@@ -31,9 +31,10 @@ PROGRAM = 600 << 20
 """Bytes of python, torch and what else is loaded."""
 FLOATS_PER_FINE_PIXEL = 400
 """Float32 values that a stage holds at its peak for each fine pixel of a block, measured (24 dimensions)."""
-GUIDE_FLOATS = 14
+GUIDE_FLOATS, HELD_FLOATS = 14, 7
 """Float32 values for each fine pixel of the scene: a guide of four bands as it was read and as it was
-resampled, their weights, and what the assessment makes of them."""
+resampled, their weights, and what registration and assessment make of them; and what is left of it while
+blocks are solved, the resampled guide, its weight and its confidence."""
 BLOCK_PX = 1088
 """Largest side of what is solved at a time, fine pixels: larger blocks only cost memory."""
 HALO_HSI_PX = 10
@@ -105,22 +106,23 @@ class Memory:
         bands, height, width = shape
         if is_small(height, width, ratio):
             return None
-        inputs, each = inputs_bytes(shape, ratio), 4 * FLOATS_PER_FINE_PIXEL * ratio**2
+        each = 4 * FLOATS_PER_FINE_PIXEL * ratio**2
         # the sample must fit as a block does
         least = max(SMALLEST_HSI_PX + 2 * HALO_HSI_PX, SAMPLE_PX // ratio)
-        side = math.isqrt(max(self.limit - inputs, 0) // each)
-        if side < least:
-            wanted = (inputs + each * least**2) / 2**30
+        wanted = inputs_bytes(shape, ratio) + each * least**2
+        if self.limit < wanted:
             raise PresetError(
                 f"--max-memory {self.limit / 2**30:.3g}G is too little for {bands} bands of {height} x "
-                f"{width} pixels at ratio {ratio}: it takes about {math.ceil(10 * wanted) / 10:g}G"
+                f"{width} pixels at ratio {ratio}: it takes about {math.ceil(10 * wanted / 2**30) / 10:g}G"
             )
+        # two at a time, each on a thread of its own, are solved much sooner than one after the other
+        side = math.isqrt((self.limit - held_bytes(shape, ratio)) // (2 * each))
         return max(min(side, BLOCK_PX // ratio), least) - 2 * HALO_HSI_PX
 
     def side_by_side(self, shape: Sequence[int], ratio: int, side: int) -> int:
         """How many blocks of that side, HSI pixels, may be solved at a time; one, where not even one fits."""
         each = 4 * FLOATS_PER_FINE_PIXEL * ratio**2 * (side + 2 * HALO_HSI_PX) ** 2
-        return max((self.limit - inputs_bytes(shape, ratio)) // each, 1)
+        return max((self.limit - held_bytes(shape, ratio)) // each, 1)
 
     def holds(self, shape: Sequence[int], ratio: int) -> bool:
         """Whether an HSI of (n, h, w) could be solved as a whole."""
@@ -141,15 +143,26 @@ def peak_bytes(shape: Sequence[int], ratio: int, threads: int = 1, limit: int = 
 
     Each thread solves a block, where the `limit` allows that many.
     """
-    inputs, whole = inputs_bytes(shape, ratio), 4 * FLOATS_PER_FINE_PIXEL * ratio**2 * shape[1] * shape[2]
+    held, whole = held_bytes(shape, ratio), 4 * FLOATS_PER_FINE_PIXEL * ratio**2 * shape[1] * shape[2]
     block = min(whole, 4 * FLOATS_PER_FINE_PIXEL * BLOCK_PX**2)
-    return inputs + min(max(min(threads, (limit - inputs) // block), 1) * block, whole)
+    blocks = min(max(min(threads, (limit - held) // block), 1) * block, whole)
+    return max(held + blocks, inputs_bytes(shape, ratio))
 
 
 def inputs_bytes(shape: Sequence[int], ratio: int) -> int:
-    """What is held of a scene, beside the block that is being solved: an HSI of (n, h, w), and the guide."""
+    """What a scene takes before and after its blocks are solved: an HSI of (n, h, w), and the guide."""
+    return _bytes_of(shape, ratio, GUIDE_FLOATS)
+
+
+def held_bytes(shape: Sequence[int], ratio: int) -> int:
+    """What is held of it beside the blocks that are being solved."""
+    return _bytes_of(shape, ratio, HELD_FLOATS)
+
+
+def _bytes_of(shape: Sequence[int], ratio: int, floats: int) -> int:
+    """Of the program, an HSI of (n, h, w) and so many values a fine pixel."""
     bands, height, width = shape
-    return PROGRAM + 4 * height * width * (bands + GUIDE_FLOATS * ratio**2)
+    return PROGRAM + 4 * height * width * (bands + floats * ratio**2)
 
 
 @dataclass(frozen=True)

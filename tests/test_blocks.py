@@ -12,7 +12,7 @@ import torch
 from synthetic import RATIO, observed, problem_of, scene
 
 from hsi_fuse import blocks
-from hsi_fuse.blocks import Memory, by_blocks, inputs_bytes, layout, peak_bytes, sample
+from hsi_fuse.blocks import Memory, by_blocks, held_bytes, layout, peak_bytes, sample
 from hsi_fuse.cli import main
 from hsi_fuse.errors import HsiFuseWarning, PresetError
 from hsi_fuse.preset import load_preset
@@ -84,9 +84,9 @@ def test_as_many_blocks_at_a_time_as_memory_allows():
     assert counts[0] == 1
     assert counts == sorted(counts)
     assert counts[2] >= 2
+    block = 4 * blocks.FLOATS_PER_FINE_PIXEL * blocks.BLOCK_PX**2
     for threads, count in ((1, 1), (2, 2), (100, counts[2])):
-        peak = peak_bytes(prisma, 4, threads, 8 << 30)
-        assert peak == peak_bytes(prisma, 4) + (count - 1) * (peak_bytes(prisma, 4) - inputs_bytes(prisma, 4))
+        assert peak_bytes(prisma, 4, threads, 8 << 30) == held_bytes(prisma, 4) + count * block
     assert peak_bytes(prisma, 4, 100, 8 << 30) <= 8 << 30
 
 
@@ -151,7 +151,11 @@ def test_the_layout_follows_from_scene_and_memory_alone():
 
 
 def test_a_flight_line_of_a_thousand_by_four_thousand_fits_six_gigabytes():
-    assert Memory(6 << 30).block_hsi_px((100, 4000, 1000), 4) >= 100
+    memory, line = Memory(6 << 30), (100, 4000, 1000)
+    side = memory.block_hsi_px(line, 4)
+    assert side >= 190
+    assert memory.side_by_side(line, 4, side) == 2
+    assert peak_bytes(line, 4, 2, 6 << 30) <= 6 << 30
 
 
 def test_the_middle_of_a_scene_stands_for_it(problem):
