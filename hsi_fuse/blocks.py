@@ -276,6 +276,7 @@ def by_blocks(stage: Divisible, problem: Problem, side: int, memory: Memory, on_
         Keeps the factors.
     on_step : callable
     """
+    hand_back_memory()  # of what came before: blocks take what is left
     subspace = problem_subspace(problem, stage.dimensions)
     apply = stage.learn(sample(problem), subspace, on_step)
     height, width = problem.guide_weight.shape

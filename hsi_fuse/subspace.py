@@ -17,8 +17,8 @@ from hsi_fuse.threads import at_once, in_turn
 
 NEIGHBOUR_BANDS = 6
 """Bands to each side that predict a band when its noise is estimated."""
-MOMENT_ROWS = 64
-"""Rows of which a float64 copy is made at a time."""
+MOMENT_VALUES = 1 << 22
+"""Values of which a float64 copy is made at a time, in whole rows."""
 PROJECTED_VALUES = 1 << 22
 """Values of a cube that are whitened at a time."""
 
@@ -33,11 +33,12 @@ class Moments(NamedTuple):
 
 def moments(hsi: Tensor, weight: Tensor) -> Moments:
     """Of the pixels of (n, h, w) that have weight (h, w)."""
-    n, height = hsi.shape[:2]
+    n, height, width = hsi.shape
     count = int((weight > 0).sum())
     total = torch.zeros(n, dtype=torch.float64, device=hsi.device)
     second = torch.zeros(n, n, dtype=torch.float64, device=hsi.device)
-    blocks = [slice(top, top + MOMENT_ROWS) for top in range(0, height, MOMENT_ROWS)]
+    step = max(MOMENT_VALUES // (n * width), 1)
+    blocks = [slice(top, top + step) for top in range(0, height, step)]
 
     def spectra(rows: slice) -> Tensor:
         part, there = hsi[:, rows], weight[rows] > 0

@@ -13,17 +13,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hsi_fuse.errors import SolveError
 from hsi_fuse.interpolation import Interpolation
-from hsi_fuse.physics import mix_bands
+from hsi_fuse.physics import blur_down, mix_bands
 from hsi_fuse.problem import Estimate, Problem
 from hsi_fuse.quality import checks, metrics
 from hsi_fuse.quality import cube as streamed
 from hsi_fuse.quality.assess import SCHEMA, AssessOptions, Quality, assess, plain
 from hsi_fuse.quality.cube import StreamedCube
-from hsi_fuse.quality.reduced import reduce_problem
+from hsi_fuse.quality.reduced import degrade, reduce_problem
 from hsi_fuse.quality.verdict import baseline_wins, judge
 from hsi_fuse.report.pictures import take_pictures
 from hsi_fuse.subspace import interpolate
-from tests.assessed import BANDS, GOOD_REGISTRATION, WAVELENGTHS, make_scene, regression
+from tests.assessed import BANDS, GOOD_REGISTRATION, RATIO, WAVELENGTHS, make_scene, regression
 
 SOLVERS = {"product": regression, "interpolation": interpolate}
 
@@ -259,6 +259,17 @@ def test_partial_guides_and_nodata(scene):
     consistency = quality.figures["consistency"]
     inside, outside = (consistency[p]["product"]["pixels"] for p in ("inside", "outside"))
     assert inside + outside == consistency["learned_psf"]["product"]["pixels"] == 24 * 32
+    low, measured = degrade(truth, problem.sensor.psf, RATIO), weight > 0
+    seen = blur_down(guide_weight[None], problem.sensor.psf, RATIO)[0] > 0.5
+    for place, mask in {
+        "learned_psf": measured,
+        "inside": measured & seen,
+        "outside": measured & ~seen,
+    }.items():
+        found = consistency[place]["product"]  # told to six digits
+        assert found["psnr_db"] == pytest.approx(metrics.psnr(low, holed.hsi, mask), rel=1e-5)
+        assert found["sam_deg"]["p95"] == pytest.approx(metrics.sam_deg(low, holed.hsi, mask).p95, rel=1e-5)
+        assert found["bands"]["bias"] == pytest.approx(metrics.bias(low, holed.hsi, mask).tolist(), rel=1e-5)
     assert "50 % of the product" in quality.figures["verdict"]["sentences"][1]
 
     bare = replace(holed, guide=0 * problem.guide, guide_weight=0 * problem.guide_weight)

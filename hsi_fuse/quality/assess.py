@@ -93,9 +93,9 @@ def assess(
     """
     options = options or AssessOptions()
     methods = {"product": estimate, "interpolation": interpolation}
-    consistency, low = _consistency(problem, methods)
+    consistency, low, angles = _consistency(problem, methods)
     spatial, guide_error = spatial_figures(problem, methods)
-    maps = _maps(problem, low, guide_error)
+    maps = _maps(problem, low, angles, guide_error)
     figures: dict[str, Any] = {
         "schema": SCHEMA,
         "verdict": {},
@@ -132,60 +132,69 @@ def assess(
     return Quality(figures, maps)
 
 
-def _consistency(problem: Problem, methods: Mapping[str, Cube]) -> tuple[dict[str, Any], Tensor]:
+def _consistency(problem: Problem, methods: Mapping[str, Cube]) -> tuple[dict[str, Any], Tensor, Tensor]:
     """Part A: every method degraded by the learned and by a nominal PSF against the HSI.
 
-    Also the product, degraded by the learned PSF, (n, h, w).
+    Also the product, degraded by the learned PSF, (n, h, w), and its spectral angles, degrees (h, w).
     """
     ratio, sensor = problem.ratio, problem.sensor
     measured = problem.hsi_weight > 0
     seen = blur_down(problem.guide_weight[None], sensor.psf, ratio)[0] > 0.5
     # a learned PSF can flatter itself; the nominal one is fixed before anything was seen
     nominal = gaussian_psf(ratio, float(ratio)).to(sensor.psf)
-    places = {"learned_psf": measured, "inside": measured & seen, "outside": measured & ~seen}
-    split = bool(places["inside"].any()) and bool(places["outside"].any())
+    places, parts = {"learned_psf": measured}, {"inside": measured & seen, "outside": measured & ~seen}
+    if all(bool(part.any()) for part in parts.values()):
+        places |= parts
     part: dict[str, Any] = {"noise_angle_deg": _noise_angle(problem, measured), "nominal_psf": {}}
-    part |= {place: dict.fromkeys(methods) if split or place == "learned_psf" else None for place in places}
-
-    def compared(name: str) -> Tensor:
+    part |= {place: {} if place in places else None for place in ("learned_psf", *parts)}
+    # of degraded products one is kept, the last: of a big scene each takes a gigabyte
+    for name in sorted(methods, key="product".__eq__):
+        by_nominal, _ = _fidelity(degrade(methods[name], nominal, ratio), problem, {"all": measured})
+        part["nominal_psf"][name] = by_nominal["all"]
         low = degrade(methods[name], sensor.psf, ratio)  # (n, h, w)
-        for place, mask in places.items():
-            if part[place] is not None:
-                part[place][name] = _fidelity(low, problem, mask)
-        return low
-
-    for name, cube in methods.items():
-        part["nominal_psf"][name] = _fidelity(degrade(cube, nominal, ratio), problem, measured)
-        if name != "product":  # one such copy is kept: of a big scene each takes a gigabyte
-            compared(name)
-    product = compared("product")
-    if not split and bool(places["inside"].any()):
-        part["inside"] = part["learned_psf"]  # all of it
-    if not split and not bool(places["inside"].any()):
-        part["outside"] = part["learned_psf"]
-    return part, product
+        found, angles = _fidelity(low, problem, places)
+        for place, figures in found.items():
+            part[place][name] = figures
+        if name != "product":
+            del low
+    for place, mask in parts.items():  # all of it is one of them
+        if part[place] is None and bool(mask.any()):
+            part[place] = part["learned_psf"]
+    return part, low, angles
 
 
-def _fidelity(low: Tensor, problem: Problem, mask: Tensor) -> dict[str, Any]:
-    """A degraded product against the HSI."""
-    moments = metrics.moments(low, problem.hsi, mask)
-    missed = moments.missed(problem.hsi_noise)
-    noise = problem.hsi_noise.double() ** 2 / metrics.positive(moments.var_truth)
-    return {
-        "pixels": moments.count,
-        "psnr_db": moments.psnr,
-        "sam_deg": angle_figures(metrics.sam_deg(low, problem.hsi, mask)),
-        "ergas": moments.ergas(problem.ratio),
-        "q2n": metrics.q2n(low, problem.hsi, mask),
-        "bands": {
-            "rmse": moments.rmse,
-            "bias": moments.bias,
-            "relative_bias": moments.relative_bias,
-            "cc": moments.correlation,
-            "missed": missed,
-            "stands_out": checks.standing_out(missed, noise),
-        },
-    }
+def _fidelity(
+    low: Tensor, problem: Problem, places: Mapping[str, Tensor]
+) -> tuple[dict[str, dict[str, Any]], Tensor]:
+    """A degraded product against the HSI in each place, masks (h, w); and its angles (h, w) in the first.
+
+    The first place is all others together.
+    """
+    whole, *parts = places.values()
+    angles = metrics.sam_deg(low, problem.hsi, whole)
+    apart = [metrics.moments(low, problem.hsi, mask) for mask in parts or [whole]]
+    all_moments = [metrics.Moments.joined(apart), *apart] if parts else apart
+    indices = metrics.q2n_of(low, problem.hsi, list(places.values()))
+    found = {}
+    for (place, mask), moments, q2n in zip(places.items(), all_moments, indices, strict=True):
+        missed = moments.missed(problem.hsi_noise)
+        noise = problem.hsi_noise.double() ** 2 / metrics.positive(moments.var_truth)
+        found[place] = {
+            "pixels": moments.count,
+            "psnr_db": moments.psnr,
+            "sam_deg": angle_figures(angles.within(mask)),
+            "ergas": moments.ergas(problem.ratio),
+            "q2n": q2n,
+            "bands": {
+                "rmse": moments.rmse,
+                "bias": moments.bias,
+                "relative_bias": moments.relative_bias,
+                "cc": moments.correlation,
+                "missed": missed,
+                "stands_out": checks.standing_out(missed, noise),
+            },
+        }
+    return found, angles.map
 
 
 def _noise_angle(problem: Problem, mask: Tensor) -> float:
@@ -196,11 +205,13 @@ def _noise_angle(problem: Problem, mask: Tensor) -> float:
     return math.degrees(math.atan2(float(problem.hsi_noise.norm()), float(length.median())))
 
 
-def _maps(problem: Problem, low: Tensor, guide_error: Tensor | None) -> dict[str, NDArray[np.float32]]:
+def _maps(
+    problem: Problem, low: Tensor, angles: Tensor, guide_error: Tensor | None
+) -> dict[str, NDArray[np.float32]]:
     """The maps of `Quality`."""
     measured = problem.hsi_weight > 0
     maps = {
-        "sam_deg": metrics.sam_deg(low, problem.hsi, measured).map,
+        "sam_deg": angles,
         "brightness": torch.where(measured, checks.brightness_error(low, problem), math.nan),
     }
     if guide_error is not None:

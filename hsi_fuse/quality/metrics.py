@@ -32,6 +32,7 @@ from hsi_fuse.quality.windowed import (
     pixels_of,
     positive,
     q2n,
+    q2n_of,
     reach_of,
     ssim,
     uiqi,
@@ -56,6 +57,7 @@ __all__ = [
     "psnr",
     "psnr_global",
     "q2n",
+    "q2n_of",
     "reach_of",
     "rmse",
     "sam_deg",
@@ -231,30 +233,38 @@ class Angles:
     median: float
     p95: float
 
+    @classmethod
+    def of(cls, angles: Tensor) -> Angles:
+        """The figures of a map."""
+        found = angles[angles.isfinite()]
+        if not found.numel():
+            return cls(angles, math.nan, math.nan, math.nan)
+        ordered = found.sort().values
+        return cls(angles, float(found.mean()), _quantile(ordered, 0.5), _quantile(ordered, 0.95))
+
+    def within(self, mask: Tensor) -> Angles:
+        """Those of a mask (H, W)."""
+        return Angles.of(torch.where(mask, self.map, math.nan))
+
 
 def sam_deg(estimate: Tensor, truth: Tensor, mask: Tensor | None = None, border: int = 0) -> Angles:
     """Spectral angle between both spectra of each pixel.
 
     As 2 atan2(|u - v|, |u + v|) of the unit vectors: arccos of a dot product loses all digits near 0
-    (Kahan). Spectra of length zero have no angle.
+    (Kahan). Both squares add up to 4. Spectra of length zero have no angle.
     """
     angle = torch.full(truth.shape[1:], math.nan, dtype=torch.float64, device=truth.device)
 
     def measure(row: int) -> None:  # row by row: no float64 copy of the cube
         u, v = (x[:, row].to(torch.float64, copy=True) for x in (estimate, truth))  # (n, W)
-        for x in (u, v):
-            x /= positive(torch.linalg.vecdot(x, x, dim=0).sqrt())
-        apart, along = u - v, u.add_(v)
-        squares = (torch.linalg.vecdot(x, x, dim=0) for x in (apart, along))
-        angle[row] = torch.rad2deg(2 * torch.atan2(*(square.sqrt() for square in squares)))
+        one, other = (positive(torch.linalg.vecdot(x, x, dim=0)).sqrt() for x in (u, v))
+        apart = u.sub_(v.mul_(one / other))
+        square = torch.linalg.vecdot(apart, apart, dim=0) / one**2
+        angle[row] = torch.rad2deg(2 * torch.atan2(square.sqrt(), (4 - square).clamp_min(0).sqrt()))
 
     at_once(measure, range(truth.shape[1]))
     angle[~valid(truth, mask, border)] = math.nan
-    found = angle[angle.isfinite()]
-    if not found.numel():
-        return Angles(angle, math.nan, math.nan, math.nan)
-    ordered = found.sort().values
-    return Angles(angle, float(found.mean()), _quantile(ordered, 0.5), _quantile(ordered, 0.95))
+    return Angles.of(angle)
 
 
 def high_pass_correlation(
