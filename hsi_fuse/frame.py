@@ -44,9 +44,12 @@ class Frame:
 
     def placed(self, block: Tensor, start: int) -> NDArray[np.float32]:
         """Rows of the good bands (n, rows, W) from row `start` on, among all bands; NaN elsewhere."""
+        rows, bare = block.cpu().numpy(), ~self.valid_rows(start, start + block.shape[1])
+        if self.good_bands.all() and not bare.any():  # mostly
+            return np.asarray(rows, np.float32)
         out = np.full((len(self.good_bands), *block.shape[1:]), np.nan, np.float32)
-        out[self.good_bands] = block.cpu().numpy()
-        out[:, ~self.valid_rows(start, start + block.shape[1])] = np.nan
+        out[self.good_bands] = rows
+        out[:, bare] = np.nan
         return out
 
     def filled(self, block: Tensor, start: int) -> NDArray[np.float32]:

@@ -186,8 +186,9 @@ class _Chunks:
                     f"rows {start}..{stop} of the cube have shape {values.shape}, not {expected}"
                 )
             missing = np.isnan(values)
-            self._missing |= bool(missing.any())
-            self.empty_pixels += int(missing[self.like.good_bands].any(axis=0).sum())
+            if missing.any():
+                self._missing = True
+                self.empty_pixels += int(missing[self.like.good_bands].any(axis=0).sum())
             stored, clipped = self.encoder(values)
             self.clipped += clipped
             yield start, stored

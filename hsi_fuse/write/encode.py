@@ -11,9 +11,12 @@ from numpy.typing import NDArray
 
 from hsi_fuse.errors import WriteError
 from hsi_fuse.raster import Encoding
+from hsi_fuse.threads import at_once
 
-PIECE = 1 << 14
+PIECE = 1 << 15
 """Values encoded at a time: they stay in the processor's cache."""
+PIECES = 32
+"""Of which a thread takes so many one after the other."""
 
 
 @dataclass(frozen=True)
@@ -62,22 +65,31 @@ class Encoder:
         clipped : int
             Values that did not fit: beyond the type's range, or equal to the nodata number.
         """
-        stored, clipped = np.empty(values.shape, self.encoding.dtype), 0
+        stored = np.empty(values.shape, self.encoding.dtype)
         values, out = values.reshape(-1), stored.reshape(-1)
         encode = self._floats if stored.dtype.kind == "f" else self._integers
-        for first in range(0, len(values), PIECE):
-            piece = slice(first, first + PIECE)
-            out[piece], beyond = encode(values[piece])
-            clipped += beyond
-        return stored, clipped
+
+        def encoded(start: int) -> int:
+            clipped = 0
+            for first in range(start, min(start + PIECES * PIECE, len(values)), PIECE):
+                piece = slice(first, first + PIECE)
+                out[piece], beyond = encode(values[piece])
+                clipped += beyond
+            return clipped
+
+        return stored, sum(at_once(encoded, range(0, len(values), PIECES * PIECE)))
 
     def _integers(self, values: NDArray[np.float32]) -> tuple[NDArray[Any], int]:
         assert self.encoding.nodata is not None
-        dtype, missing, wanted = np.dtype(self.encoding.dtype), np.isnan(values), self._scaled(values)
+        dtype, wanted = np.dtype(self.encoding.dtype), self._scaled(values)
         nodata, limits = int(self.encoding.nodata), np.iinfo(dtype)
         low, high = limits.min + (nodata == limits.min), limits.max - (nodata == limits.max)
-        wanted[missing] = low
         rounded = np.rint(wanted)
+        least, most = rounded.min(initial=high), rounded.max(initial=low)  # NaN where one is
+        if low <= least and most <= high and not least <= nodata <= most:  # nearly always
+            return _cast(rounded, dtype, low, high), 0
+        missing = np.isnan(values)
+        wanted[missing] = rounded[missing] = low
         inside = np.clip(rounded, low, high)
         if low <= nodata <= high:
             collides = inside == nodata
@@ -102,8 +114,10 @@ class Encoder:
     def _scaled(self, values: NDArray[np.float32]) -> NDArray[np.float64]:
         """What is to be stored, not rounded yet."""
         wanted = values.astype(np.float64)
-        wanted -= self.encoding.offset
-        wanted /= self.encoding.scale
+        if self.encoding.offset:
+            wanted -= self.encoding.offset
+        if self.encoding.scale != 1:
+            wanted /= self.encoding.scale
         return wanted
 
 
