@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -68,6 +69,10 @@ class Interpolation:
     def parts(self, ranges: Iterable[tuple[int, int]]) -> Iterator[Tensor]:
         """The rows of one range (start, stop) after the other."""
         return (self.rows(*each) for each in ranges)
+
+    def pending(self, ranges: Iterable[tuple[int, int]]) -> Iterator[Callable[[], Tensor]]:
+        """`parts` that are still to be made."""
+        return (partial(self.rows, *each) for each in ranges)
 
     def mixed(self, matrix: Tensor, offset: Tensor | None = None) -> Interpolation:
         """Linear combinations of its bands."""

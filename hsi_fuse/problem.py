@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
@@ -162,6 +162,10 @@ class Cube(Protocol):
         """The rows of one range (start, stop) after the other: what lies in a file is opened once for all."""
         ...
 
+    def pending(self, ranges: Iterable[tuple[int, int]]) -> Iterator[Callable[[], Tensor]]:
+        """`parts` that are still to be made, each by a thread of the caller's choice; what is read, is read."""
+        ...
+
     def mixed(self, matrix: Tensor, offset: Tensor | None = None) -> Cube:
         """The cube seen through linear combinations of its bands: matrix (m, n), offset (m,)."""
         ...
@@ -205,6 +209,10 @@ class Estimate:
     def parts(self, ranges: Iterable[tuple[int, int]]) -> Iterator[Tensor]:
         """The rows of one range (start, stop) after the other."""
         return (self.rows(*each) for each in ranges)
+
+    def pending(self, ranges: Iterable[tuple[int, int]]) -> Iterator[Callable[[], Tensor]]:
+        """`parts` that are still to be made."""
+        return (partial(self.rows, *each) for each in ranges)
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -28,6 +28,7 @@ from hsi_fuse.quality.spatial import spatial as spatial_figures
 from hsi_fuse.quality.synthesis import Solver, angle_figures, score, synthesise
 from hsi_fuse.quality.uncertainty import Uncertainty
 from hsi_fuse.quality.verdict import judge, own_warnings
+from hsi_fuse.threads import hand_back_memory
 
 __all__ = ["SCHEMA", "AssessOptions", "Quality", "Solver", "assess", "plain", "score"]
 
@@ -94,8 +95,13 @@ def assess(
     options = options or AssessOptions()
     methods = {"product": estimate, "interpolation": interpolation}
     consistency, low, angles = _consistency(problem, methods)
+    hand_back_memory()  # of a big scene each part works on gigabytes of its own
     spatial, guide_error = spatial_figures(problem, methods)
+    hand_back_memory()
     maps = _maps(problem, low, angles, guide_error)
+    found_again = _checks(problem, estimate, low, maps)
+    del low
+    hand_back_memory()
     figures: dict[str, Any] = {
         "schema": SCHEMA,
         "verdict": {},
@@ -115,7 +121,7 @@ def assess(
             "found": problem.sensor.found,
         },
         "registration": registration or {},
-        "checks": _checks(problem, estimate, low, maps),
+        "checks": found_again,
         "consistency": consistency,
         "spatial": spatial,
         "full_scale": full_scale(problem, estimate, consistency["learned_psf"]["product"]["q2n"]),

@@ -7,6 +7,7 @@ this blur, at this place; does the product lie on the input, is it noisier, is a
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -118,7 +119,7 @@ def check_contrast(problem: Problem, low: Tensor, subspace: Subspace) -> float |
     inner = thinned(_interior(covered), MOST_DETAIL)
     if int(inner.sum()) < PIXELS_PER_DIMENSION:
         return None
-    ours, theirs = (_laplacian(subspace.project(image))[:, inner].double() for image in (low, problem.hsi))
+    ours, theirs = (_laplacian(_around(subspace, image, inner)) for image in (low, problem.hsi))
     if float(theirs.square().mean()) < CLEAR * LAPLACIAN_NOISE:
         return None
     return float((ours * theirs).sum() / theirs.square().sum())
@@ -130,13 +131,12 @@ def check_position(problem: Problem, low: Tensor, subspace: Subspace) -> list[fl
     One linear step in the noise-whitened subspace; None where fewer than `PIXELS_PER_DIMENSION` input pixels
     have neighbours.
     """
-    ours, theirs = (subspace.project(image) for image in (low, problem.hsi))
     inner = thinned(_interior(problem.hsi_weight > 0), MOST_DETAIL)
     if int(inner.sum()) < PIXELS_PER_DIMENSION:
         return None
-    down, across = _slopes(ours)
-    steps = torch.stack([across[:, inner].flatten(), down[:, inner].flatten()]).double()
-    wanted = (theirs - ours)[:, inner].flatten().double()
+    here, above, below, left, right = _around(subspace, low, inner)
+    steps = torch.stack([(right - left).flatten() / 2, (below - above).flatten() / 2])
+    wanted = (_at(subspace, problem.hsi, inner) - here).flatten()
     return [problem.ratio * float(v) for v in _least_squares(steps, wanted)]
 
 
@@ -260,13 +260,21 @@ def _second(values: Tensor, weight: Tensor) -> Tensor:
     return (values * weight) @ values.T / weight.sum()
 
 
-def _laplacian(image: Tensor) -> Tensor:
-    """Each pixel of (c, h, w) minus the mean of its four neighbours; 0 at the rim."""
-    out = torch.zeros_like(image)
-    inner = image[:, 1:-1, 1:-1]
-    around = image[:, 2:, 1:-1] + image[:, :-2, 1:-1] + image[:, 1:-1, 2:] + image[:, 1:-1, :-2]
-    out[:, 1:-1, 1:-1] = inner - around / 4
-    return out
+def _at(subspace: Subspace, image: Tensor, mask: Tensor, down: int = 0, across: int = 0) -> Tensor:
+    """Coefficients of an image (n, h, w) so many pixels off those of a mask (h, w): (k, N), float64."""
+    rows, columns = torch.nonzero(mask, as_tuple=True)
+    return subspace.project(image[:, rows + down, columns + across]).double()
+
+
+def _around(subspace: Subspace, image: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+    """`_at` the pixels of a mask, above, below, to the left and to the right of them."""
+    return tuple(_at(subspace, image, mask, *off) for off in ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1)))
+
+
+def _laplacian(around: Sequence[Tensor]) -> Tensor:
+    """Each pixel minus the mean of its four neighbours."""
+    here, *beside = around
+    return here - sum(beside) / 4
 
 
 def _mean_square(values: Tensor, weight: Tensor) -> Tensor:

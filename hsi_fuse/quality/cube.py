@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -61,6 +62,10 @@ class StreamedCube:
         """The rows of one range (start, stop) after the other."""
         return self.read(ranges)
 
+    def pending(self, ranges: Ranges) -> Iterator[Callable[[], Tensor]]:
+        """`parts`, which one thread reads in their order."""
+        return (partial(_same, block) for block in self.read(ranges))
+
     def mixed(self, matrix: Tensor, offset: Tensor | None = None) -> StreamedCube:
         """Linear combinations of the bands, each block mixed when it is read."""
 
@@ -97,3 +102,7 @@ class StreamedCube:
         count, height, width = self.shape
         ranges = strips((count, height // step * step, width), step)
         return torch.cat([averaged(part[few], step) for part in self.parts(ranges)], 1)
+
+
+def _same(block: Tensor) -> Tensor:
+    return block

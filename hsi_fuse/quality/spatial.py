@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -64,14 +65,17 @@ def spatial(problem: Problem, methods: Mapping[str, Cube]) -> tuple[dict[str, An
     spread = _spread(problem.guide, mask, ranges)
     error = torch.empty_like(problem.guide_weight)
 
-    def compared(images: tuple[tuple[int, int], tuple[int, int], tuple[Tensor, ...]]) -> _Strip:
-        (top, bottom), (first, last), seen = images
+    def compared(
+        strip: tuple[tuple[int, int], tuple[int, int], tuple[Callable[[], Tensor], ...]],
+    ) -> _Strip:
+        (top, bottom), (first, last), seen = strip
         inner = slice(top - first, bottom - first)
         guide, near = problem.guide[:, first:last], mask[first:last]
         sharp = metrics.high_pass(guide, sigma, near)
         kept = metrics.low_pass(sharp, RESAMPLED_PX, near)
         found = {}
-        for name, image in zip(methods, seen, strict=True):
+        for name, made in zip(methods, seen, strict=True):
+            image = made()
             through = metrics.high_pass(image, sigma, near)
             missed = metrics.low_pass(through, RESAMPLED_PX, near).sub_(kept)
             found[name] = _Seen(
@@ -113,15 +117,23 @@ def _spread(guide: Tensor, mask: Tensor, ranges: Sequence[tuple[int, int]]) -> T
     return told.var_truth.sqrt().clamp_min(1e-30)[:, None, None].to(guide)
 
 
-def _seen(problem: Problem, cube: Cube, ranges: Sequence[tuple[int, int]]) -> Iterator[Tensor]:
-    """A cube through the guide's responses, (m, rows, W) of each range; of its bands a few rows at a time."""
+def _seen(problem: Problem, cube: Cube, ranges: Sequence[tuple[int, int]]) -> Iterator[Callable[[], Tensor]]:
+    """What makes a cube as seen through the guide's responses, (m, rows, W) of each range.
+
+    Of its bands a few rows at a time.
+    """
     step = block_rows(cube.shape)
     pieces = [[(top, min(top + step, last)) for top in range(first, last, step)] for first, last in ranges]
-    parts = cube.mixed(problem.sensor.srf, problem.sensor.offset).parts(
+    parts = cube.mixed(problem.sensor.srf, problem.sensor.offset).pending(
         each for some in pieces for each in some
     )
     for some in pieces:
-        yield torch.cat([next(parts) for _ in some], 1)
+        yield partial(_joined, [next(parts) for _ in some])
+
+
+def _joined(parts: Sequence[Callable[[], Tensor]]) -> Tensor:
+    """Rows below each other."""
+    return torch.cat([part() for part in parts], 1)
 
 
 def _gain(slope: Tensor, signal: Tensor) -> Tensor:
