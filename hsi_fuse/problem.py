@@ -163,7 +163,7 @@ class Cube(Protocol):
         ...
 
     def pending(self, ranges: Iterable[tuple[int, int]]) -> Iterator[Callable[[], Tensor]]:
-        """`parts` that are still to be made, each by a thread of the caller's choice; what is read, is read."""
+        """`parts` that are still to be made, by a thread of the caller's choice; what is read, is read."""
         ...
 
     def mixed(self, matrix: Tensor, offset: Tensor | None = None) -> Cube:
