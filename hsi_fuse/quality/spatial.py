@@ -18,6 +18,8 @@ from hsi_fuse.threads import in_turn
 
 STRIP_PIXELS = 1 << 20
 """Of which figures are formed at a time: whole images of a large scene are gigabytes each."""
+HALOS = 8
+"""Rows of a strip at least, in what the filters look beyond it: all of that is worked out twice."""
 RESAMPLED_PX = 0.7
 """Blur, fine pixels, under which the product's detail is held against the reference's: that was resampled,
 which takes what is finer, and no product has to miss it too."""
@@ -59,7 +61,7 @@ def spatial(problem: Problem, methods: Mapping[str, Cube]) -> tuple[dict[str, An
     sigma = problem.ratio / 2  # passes what is finer than about an HSI pixel
     halo = metrics.reach_of(sigma) + metrics.reach_of(RESAMPLED_PX)
     height, width = mask.shape
-    rows = max(STRIP_PIXELS // width, halo)
+    rows = max(STRIP_PIXELS // width, HALOS * halo)
     ranges = [(top, min(top + rows, height)) for top in range(0, height, rows)]
     wide = [(max(top - halo, 0), min(bottom + halo, height)) for top, bottom in ranges]
     spread = _spread(problem.guide, mask, ranges)

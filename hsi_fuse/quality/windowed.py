@@ -17,8 +17,8 @@ from hsi_fuse.physics import blur_down
 from hsi_fuse.threads import at_once, in_turn
 
 BLOCK = 32
-STRIP_PIXELS = 1 << 18
-"""Filtered at a time: they stay in the processor's cache."""
+TILE = 512
+"""Side of what is filtered at a time, pixels: it stays in the processor's cache."""
 
 
 def ssim(estimate: Tensor, truth: Tensor, mask: Tensor | None = None, border: int = 0) -> float:
@@ -144,21 +144,19 @@ def high_pass(image: Tensor, sigma: float, mask: Tensor | None = None) -> Tensor
     image's edge makes an edge of its own.
     """
     keep, reach = valid(image, mask, 0), reach_of(sigma)
-    height, width = keep.shape
     out = torch.empty_like(image)
 
-    def filtered(top: int) -> None:
-        bottom = min(top + rows, height)
-        seen = slice(max(top - reach, 0), bottom + reach)
-        inner = slice(top - seen.start, bottom - seen.start)
-        weight = keep[seen].to(image)
+    def filtered(corner: Sequence[int]) -> None:
+        own = [slice(first, min(first + TILE, size)) for first, size in zip(corner, keep.shape, strict=True)]
+        seen = [slice(max(part.start - reach, 0), part.stop + reach) for part in own]
+        inner = [slice(a.start - b.start, a.stop - b.start) for a, b in zip(own, seen, strict=True)]
+        weight = keep[*seen].to(image)
         total = _gaussian(weight, sigma, reach).clamp_min(1e-12)
-        for band, to in zip(image[:, seen], out[:, top:bottom], strict=True):
+        for band, to in zip(image[:, *seen], out[:, *own], strict=True):
             rest = band - _gaussian(band * weight, sigma, reach).div_(total)
-            to.copy_(rest.mul_(weight)[inner])
+            to.copy_(rest.mul_(weight)[*inner])
 
-    rows = max(STRIP_PIXELS // width, reach, 1)
-    at_once(filtered, range(0, height, rows))
+    at_once(filtered, product(*(range(0, size, TILE) for size in keep.shape)))
     return out
 
 
