@@ -308,7 +308,8 @@ def by_blocks(stage: Divisible, problem: Problem, side: int, memory: Memory, on_
     on_step("blocks", len(blocks), len(blocks), 0.0)
     hand_back_memory()
     spread = maps["spread"].values if "spread" in maps else None
-    estimate = Estimate(subspace.basis, subspace.mean, maps["coefficients"].values, spread)
+    kept = maps["coefficients"]
+    estimate = Estimate(subspace.basis, subspace.mean, kept.values, spread, kept.let_go)
     verdict |= {"cg_iterations": iterations, "blocks": len(blocks)}
     return StageResult(estimate, verdict, history)
 

@@ -179,6 +179,10 @@ class Cube(Protocol):
         ...
 
 
+def _nothing() -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A high-resolution cube in factors, never as a cube: Z = basis @ coefficients + mean.
@@ -191,12 +195,15 @@ class Estimate:
     spread : Tensor (k, H, W), optional
         Half the difference of two estimates of which this is the mean, in coefficients: where it is large,
         what the data leave open is (`uncertainty.py`). None where the method has no second opinion.
+    let_go : callable
+        Called after each look at coefficients, which may lie in a file: what was read of that need not stay.
     """
 
     basis: Tensor
     mean: Tensor
     coefficients: Tensor
     spread: Tensor | None = None
+    let_go: Callable[[], None] = _nothing
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Rows start..stop-1 of the cube, (n, stop - start, W). The only access to it."""
@@ -204,6 +211,7 @@ class Estimate:
         rows = block.new_empty(len(self.basis), *block.shape[1:])
         for i in range(block.shape[1]):  # one at a time: rounding then does not depend on the block
             rows[:, i] = torch.addmm(self.mean[:, None], self.basis, block[:, i].contiguous())
+        self.let_go()
         return rows
 
     def parts(self, ranges: Iterable[tuple[int, int]]) -> Iterator[Tensor]:
@@ -223,18 +231,27 @@ class Estimate:
         """M (basis A + mean) = (M basis) A + M mean: m bands, still in factors."""
         matrix = matrix.to(self.basis)
         level = matrix @ self.mean
-        return Estimate(matrix @ self.basis, level if offset is None else level + offset, self.coefficients)
+        level = level if offset is None else level + offset
+        return Estimate(matrix @ self.basis, level, self.coefficients, let_go=self.let_go)
 
     def degraded(self, psf: Tensor, ratio: int) -> Tensor:
         """D B (basis A + mean) = basis (D B A) + mean, since the PSF sums to 1: no fine cube is formed."""
-        low = torch.stack([blur_down(c[None], psf, ratio)[0] for c in self.coefficients])  # (k, h, w)
+        low = self._as_seen(lambda image: blur_down(image, psf, ratio))  # (k, h, w)
         return Estimate(self.basis, self.mean, low).rows(0, low.shape[1])
 
     def averaged(self, step: int, bands: Sequence[int] | None = None) -> Tensor:
         """Of basis A + mean, basis (A averaged) + mean."""
         few = slice(None) if bands is None else list(bands)
-        means = averaged(self.coefficients, step)
+        means = self._as_seen(lambda image: averaged(image, step))
         return Estimate(self.basis[few], self.mean[few], means).rows(0, means.shape[1])
+
+    def _as_seen(self, by: Callable[[Tensor], Tensor]) -> Tensor:
+        """The coefficients as something sees it that takes them one by one, (1, H, W) -> (1, p, q)."""
+        seen = []
+        for image in self.coefficients:
+            seen.append(by(image[None]))
+            self.let_go()
+        return torch.cat(seen)
 
 
 def averaged(image: Tensor, step: int) -> Tensor:

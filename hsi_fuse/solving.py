@@ -77,6 +77,7 @@ def run_stages(
         if not finite(result.estimate.coefficients):
             raise SolveError(f"stage {name} produced values that are not finite; please report this pair")
         estimate = result.estimate
+        estimate.let_go()
         problem = as_left(problem, result)
         results.append((name, result))
     assert estimate is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -156,6 +157,32 @@ def test_a_flight_line_of_a_thousand_by_four_thousand_fits_six_gigabytes():
     assert side >= 190
     assert memory.side_by_side(line, 4, side) == 2
     assert peak_bytes(line, 4, 2, 6 << 30) <= 6 << 30
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="asks Linux what of a file is in memory")
+def test_after_each_look_the_factors_count_as_memory_no_longer(problem, parted):
+    """Neither those of the product nor of what is mixed of it."""
+    estimate = parted.estimate
+
+    def held() -> int:
+        """KiB of the mapped file."""
+        start = f"{estimate.coefficients.untyped_storage().data_ptr():x}-"
+        lines = iter(Path("/proc/self/smaps").read_text().splitlines())
+        next(line for line in lines if line.startswith(start))
+        return int(next(line for line in lines if line.startswith("Rss:")).split()[1])
+
+    assert torch.isfinite(estimate.coefficients).all()
+    assert held() > 100
+    for look in (
+        lambda: estimate.rows(3, 50),
+        lambda: estimate.mixed(problem.sensor.srf).rows(3, 50),
+        lambda: estimate.degraded(problem.sensor.psf, RATIO),
+        lambda: estimate.averaged(2),
+    ):
+        before = estimate.coefficients.clone()
+        look()
+        assert held() == 0
+        assert torch.equal(estimate.coefficients, before)
 
 
 def test_the_middle_of_a_scene_stands_for_it(problem):
