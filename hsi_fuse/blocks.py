@@ -301,8 +301,7 @@ def by_blocks(stage: Divisible, problem: Problem, side: int, memory: Memory, on_
         for key, values in found.items():
             if key not in maps:
                 maps[key] = memory.factors(len(values), height, width)
-            _add(maps[key].values, values, block, problem.ratio)
-            maps[key].let_go()
+            _add(maps[key], values, block, problem.ratio)
         verdict, history = dict(result.verdict), result.history
         iterations += int(str(verdict.get("cg_iterations", 0)))
     on_step("blocks", len(blocks), len(blocks), 0.0)
@@ -314,17 +313,19 @@ def by_blocks(stage: Divisible, problem: Problem, side: int, memory: Memory, on_
     return StageResult(estimate, verdict, history)
 
 
-def _add(whole: Tensor, values: Tensor, block: Block, ratio: int) -> None:
+def _add(whole: Stored, values: Tensor, block: Block, ratio: int) -> None:
     """Add a block's answer (c, H', W') to (c, H, W) under its weight."""
     places, inner, weights = [], [], []
     for axis in (0, 1):
         (first, last), (start, _) = block.said[axis], block.seen[axis]
         places.append(slice(first * ratio, last * ratio))
         inner.append(slice((first - start) * ratio, (last - start) * ratio))
-        size = whole.shape[axis + 1]
-        weights.append(_weight(block.own[axis], block.said[axis], size // ratio, ratio).to(whole))
-    said = values[:, *inner].to(whole.device)
-    whole[:, *places] += said * (weights[0][:, None] * weights[1])
+        size = whole.values.shape[axis + 1]
+        weights.append(_weight(block.own[axis], block.said[axis], size // ratio, ratio).to(whole.values))
+    weight = weights[0][:, None] * weights[1]
+    for image, said in zip(whole.values, values[:, *inner].to(weight.device), strict=True):
+        image[*places] += said * weight
+        whole.let_go()  # with each page that is read the system shows sixteen
 
 
 def _weight(own: tuple[int, int], said: tuple[int, int], size: int, ratio: int) -> Tensor:
