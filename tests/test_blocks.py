@@ -101,12 +101,12 @@ def test_factors_live_in_a_file_that_nobody_sees(tmp_path):
 
 @pytest.mark.parametrize(("height", "width"), [(7, 100), (64, 65), (33, 32)])
 def test_blocks_weigh_one_everywhere(height, width):
-    total = torch.zeros(1, height * RATIO, width * RATIO)
+    total = Memory().factors(2, height * RATIO, width * RATIO)
     for block in layout(height, width, 32):
         (top, bottom), (left, right) = block.seen
-        part = torch.ones(1, (bottom - top) * RATIO, (right - left) * RATIO)
+        part = torch.ones(2, (bottom - top) * RATIO, (right - left) * RATIO)
         blocks._add(total, part, block, RATIO)
-    assert torch.allclose(total, torch.ones_like(total), atol=1e-6)
+    assert torch.allclose(total.values, torch.ones_like(total.values), atol=1e-6)
 
 
 def test_a_scene_without_data_in_one_block_is_solved_in_the_others(problem):
