@@ -234,24 +234,29 @@ class Estimate:
         level = level if offset is None else level + offset
         return Estimate(matrix @ self.basis, level, self.coefficients, let_go=self.let_go)
 
+    @property
+    def finite(self) -> bool:
+        """Whether all of its coefficients are."""
+        return all(bool(part.all()) for part in self._seen(torch.isfinite))
+
     def degraded(self, psf: Tensor, ratio: int) -> Tensor:
         """D B (basis A + mean) = basis (D B A) + mean, since the PSF sums to 1: no fine cube is formed."""
-        low = self._as_seen(lambda image: blur_down(image, psf, ratio))  # (k, h, w)
+        low = torch.cat(list(self._seen(lambda image: blur_down(image, psf, ratio))))  # (k, h, w)
         return Estimate(self.basis, self.mean, low).rows(0, low.shape[1])
 
     def averaged(self, step: int, bands: Sequence[int] | None = None) -> Tensor:
         """Of basis A + mean, basis (A averaged) + mean."""
         few = slice(None) if bands is None else list(bands)
-        means = self._as_seen(lambda image: averaged(image, step))
-        return Estimate(self.basis[few], self.mean[few], means).rows(0, means.shape[1])
+        means = self.coefficients  # not copied as they are: they may be as large as a disk
+        if step > 1:
+            means = torch.cat(list(self._seen(lambda image: averaged(image, step))))
+        return Estimate(self.basis[few], self.mean[few], means, let_go=self.let_go).rows(0, means.shape[1])
 
-    def _as_seen(self, by: Callable[[Tensor], Tensor]) -> Tensor:
+    def _seen(self, by: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
         """The coefficients as something sees it that takes them one by one, (1, H, W) -> (1, p, q)."""
-        seen = []
         for image in self.coefficients:
-            seen.append(by(image[None]))
+            yield by(image[None])
             self.let_go()
-        return torch.cat(seen)
 
 
 def averaged(image: Tensor, step: int) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 from hsi_fuse.blocks import Divisible, Memory, by_blocks, is_small
 from hsi_fuse.errors import HsiFuseWarning, SolveError
 from hsi_fuse.preset import Preset
-from hsi_fuse.problem import Estimate, OnStep, Problem, StageResult, finite, silent
+from hsi_fuse.problem import Estimate, OnStep, Problem, StageResult, silent
 from hsi_fuse.refinement.realign import realigned
 from hsi_fuse.refinement.refining import Refining
 from hsi_fuse.stages.table import STAGES
@@ -74,10 +74,9 @@ def run_stages(
         else:
             assert estimate is not None
             result = stage(problem, estimate, on_step)
-        if not finite(result.estimate.coefficients):
+        if not result.estimate.finite:
             raise SolveError(f"stage {name} produced values that are not finite; please report this pair")
         estimate = result.estimate
-        estimate.let_go()
         problem = as_left(problem, result)
         results.append((name, result))
     assert estimate is not None

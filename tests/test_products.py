@@ -90,6 +90,23 @@ def test_the_provenance_tells_files_parts_and_what_was_known(result, tmp_path, p
 
 
 @pytest.mark.usefixtures("plain_report")
+def test_the_quicklook_of_a_large_scene_is_made_in_strips(result, tmp_path, monkeypatch):
+    """The same; its limits, where they are those of some rows, are nearly so."""
+
+    def quicklook(name):
+        save(result, tmp_path / f"{name}.tif")
+        with rasterio.open(tmp_path / f"{name}_rgb.tif") as file:
+            return file.read().astype(int)
+
+    whole = quicklook("whole")
+    monkeypatch.setattr("hsi_fuse.quality.cube.BLOCK_VALUES", 3 * 7 * whole.shape[2])
+    assert np.array_equal(quicklook("strips"), whole)
+    monkeypatch.setattr("hsi_fuse.write.learned.STRETCHED_PIXELS", whole[0].size // 3)
+    few = quicklook("few")
+    assert 0 < np.abs(few - whole).mean() < 3
+
+
+@pytest.mark.usefixtures("plain_report")
 def test_the_raster_holds_the_product(result, tmp_path):
     save(result, tmp_path / "sharp.tif")
     again = read_hsi(tmp_path / "sharp.tif")

@@ -7,15 +7,21 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
+import torch
+
 from hsi_fuse.pipeline import FusionResult
 from hsi_fuse.quality.assess import plain
+from hsi_fuse.quality.cube import strips
 from hsi_fuse.registration import mapping_files
 from hsi_fuse.report.page import render, take_pictures
-from hsi_fuse.report.pictures import composite, rgb_bands, stretch_limits, view
+from hsi_fuse.report.pictures import composite, rgb_bands, stretch_limits
 from hsi_fuse.write.cube import write_image
 from hsi_fuse.write.product import Job
 
 Paths = tuple[Path, ...]
+STRETCHED_PIXELS = 1 << 22
+"""Of whose values a quicklook's limits are taken, in rows from all over it."""
 
 
 def write_quality(job: Job, paths: Paths) -> None:
@@ -86,8 +92,13 @@ def write_quicklook(job: Job, paths: Paths) -> None:
     valid, estimate = result.frame.valid_rows(0, result.grid.height), result.estimate
     if result.extended is not None:
         valid, estimate = result.extended.valid, result.extended.extension.estimate
-    values = view(estimate, bands)
-    image = composite(values, stretch_limits(values, valid), valid)  # (H, W, 3)
+    chosen = estimate.mixed(torch.eye(len(estimate.basis))[list(bands)])
+    ranges = strips(chosen.shape)  # stretched in float64, a large image would take gigabytes
+    thin = max(valid.size // STRETCHED_PIXELS, 1)
+    some = torch.cat([chosen.rows(row, row + 1) for row in range(0, len(valid), thin)], 1)
+    limits = stretch_limits(some.cpu().numpy(), valid[::thin])
+    parts = zip(ranges, chosen.parts(ranges), strict=True)
+    image = np.concatenate([composite(p.cpu().numpy(), limits, valid[slice(*rows)]) for rows, p in parts])
     names = ("red", "green", "blue")
     grid = result.product.grid
     write_image(paths[0], image.transpose(2, 0, 1), grid, valid=valid, descriptions=names)
