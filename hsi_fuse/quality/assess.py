@@ -153,8 +153,8 @@ def _consistency(problem: Problem, methods: Mapping[str, Cube]) -> tuple[dict[st
         places |= parts
     part: dict[str, Any] = {"noise_angle_deg": _noise_angle(problem, measured), "nominal_psf": {}}
     part |= {place: {} if place in places else None for place in ("learned_psf", *parts)}
-    # of degraded products one is kept, the last: of a big scene each takes a gigabyte
-    for name in sorted(methods, key="product".__eq__):
+    # of degraded products the last is kept, and no other beside it: of a big scene each takes a gigabyte
+    for name in (*(name for name in methods if name != "product"), "product"):
         by_nominal, _ = _fidelity(degrade(methods[name], nominal, ratio), problem, {"all": measured})
         part["nominal_psf"][name] = by_nominal["all"]
         low = degrade(methods[name], sensor.psf, ratio)  # (n, h, w)
