@@ -31,6 +31,7 @@ ROWS = 64
 EVERY = 10
 """Of the bands in which steps are looked at, one in so many."""
 NO_LIMIT_GIB = 1024.0
+ASKED_EVERY_S = 0.1
 WHOLE = (
     "import sys, hsi_fuse.blocks; hsi_fuse.blocks.BLOCK_PX = 1 << 30; "
     "from hsi_fuse.cli.app import main; sys.exit(main(sys.argv[1:]))"
@@ -45,6 +46,9 @@ class Spent:
     wall_s: float
     cpu_s: float
     peak_gib: float
+    """Resident, mapped files included."""
+    own_gib: float
+    """Of that the process's own, which the system cannot take back, as often as it was asked."""
 
 
 def run(
@@ -56,11 +60,26 @@ def run(
     command += ["--preset", preset, "--overwrite", "-q", "--threads", str(threads)]
     started = time.perf_counter()
     child = subprocess.Popen([*command, "--max-memory", f"{limit_gib}G"])
-    _, status, used = os.wait4(child.pid, 0)
+    own = 0.0
+    while True:
+        done, status, used = os.wait4(child.pid, os.WNOHANG)
+        if done:
+            break
+        own = max(own, own_gib(child.pid))
+        time.sleep(ASKED_EVERY_S)
     if status:
         raise SystemExit(f"{' '.join(command)} failed")
     peak = used.ru_maxrss / 2**20
-    return Spent(time.perf_counter() - started, used.ru_utime + used.ru_stime, peak)
+    return Spent(time.perf_counter() - started, used.ru_utime + used.ru_stime, peak, own)
+
+
+def own_gib(process: int) -> float:
+    """Memory of a process that no file stands behind; 0 where the system does not tell."""
+    try:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("RssAnon:")) / 2**20
 
 
 def now() -> NDArray[np.float64]:
@@ -158,8 +177,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("-o", "--output", type=Path, default=Path("out/scale"))
     options = parser.parse_args(arguments)
     print(
-        "preset | HSI | wall s | cpu s | ns per fine pixel | peak GiB | floor s (MB/s) | wall / floor "
-        "| cpu / floor | blocks' rows | seam | off whole"
+        "preset | HSI | wall s | cpu s | ns per fine pixel | peak GiB (its own) | floor s (MB/s) "
+        "| wall / floor | cpu / floor | blocks' rows | seam | off whole"
     )
     for size in options.sizes.split(","):
         height, width = (int(side) for side in size.split("x"))
@@ -182,7 +201,8 @@ def main(arguments: list[str] | None = None) -> int:
             each = 1e9 * spent.cpu_s / (height * width * mosaic.ratio**2)
             print(
                 f"{preset} | {size} x {options.bands} | {spent.wall_s:.1f} | {spent.cpu_s:.1f} | {each:.0f} "
-                f"| {spent.peak_gib:.2f} | {floor:.2f} ({rate:.0f}) | {spent.wall_s / floor:.1f} "
+                f"| {spent.peak_gib:.2f} ({spent.own_gib:.2f}) | {floor:.2f} ({rate:.0f}) "
+                f"| {spent.wall_s / floor:.1f} "
                 f"| {spent.cpu_s / floor_cpu:.1f} "
                 f"| {len(borders) + 1} | {seam} | {off}",
                 flush=True,

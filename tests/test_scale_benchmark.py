@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import rasterio
@@ -9,7 +12,7 @@ import torch
 from synthetic import RATIO, WAVELENGTHS, scene
 
 from benchmarks.mosaic import Mosaic, save_mosaic
-from benchmarks.scale import borders_of, difference, floor_s, seam_ratio
+from benchmarks.scale import borders_of, difference, floor_s, own_gib, seam_ratio
 from hsi_fuse.physics import blur_down
 from hsi_fuse.simulation.simulate import find_protocol
 
@@ -60,3 +63,16 @@ def test_borders_lie_where_blocks_meet():
     borders = borders_of(230, 1000, 1000, 4, 8.0)
     assert borders
     assert all(0 < row < 4000 and row % 4 == 0 for row in borders)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux")
+def test_memory_that_a_file_stands_behind_is_not_a_process_own(tmp_path):
+    before = own_gib(os.getpid())
+    values = np.memmap(tmp_path / "values", np.uint8, "w+", shape=64 << 20)
+    values[:] = 1
+    mapped = own_gib(os.getpid())
+    kept = np.ones(64 << 20, np.uint8)
+    assert mapped - before < 0.03
+    assert own_gib(os.getpid()) - mapped > 0.05
+    assert kept.all()
+    assert own_gib(2**22 + 1) == 0  # no such process
