@@ -153,16 +153,20 @@ def _consistency(problem: Problem, methods: Mapping[str, Cube]) -> tuple[dict[st
         places |= parts
     part: dict[str, Any] = {"noise_angle_deg": _noise_angle(problem, measured), "nominal_psf": {}}
     part |= {place: {} if place in places else None for place in ("learned_psf", *parts)}
-    # of degraded products the last is kept, and no other beside it: of a big scene each takes a gigabyte
-    for name in (*(name for name in methods if name != "product"), "product"):
-        by_nominal, _ = _fidelity(degrade(methods[name], nominal, ratio), problem, {"all": measured})
-        part["nominal_psf"][name] = by_nominal["all"]
-        low = degrade(methods[name], sensor.psf, ratio)  # (n, h, w)
-        found, angles = _fidelity(low, problem, places)
+
+    def compared(name: str, psf: Tensor, where: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        hand_back_memory()
+        low = degrade(methods[name], psf, ratio)  # (n, h, w)
+        found, angles = _fidelity(low, problem, where)
         for place, figures in found.items():
             part[place][name] = figures
+        return low, angles
+
+    for name in methods:  # of degraded products one is kept, the last: of a big scene each takes a gigabyte
+        compared(name, nominal, {"nominal_psf": measured})
         if name != "product":
-            del low
+            compared(name, sensor.psf, places)
+    low, angles = compared("product", sensor.psf, places)
     for place, mask in parts.items():  # all of it is one of them
         if part[place] is None and bool(mask.any()):
             part[place] = part["learned_psf"]
