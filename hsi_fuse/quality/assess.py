@@ -152,7 +152,7 @@ def _consistency(problem: Problem, methods: Mapping[str, Cube]) -> tuple[dict[st
     if all(bool(part.any()) for part in parts.values()):
         places |= parts
     part: dict[str, Any] = {"noise_angle_deg": _noise_angle(problem, measured), "nominal_psf": {}}
-    part |= {place: {} if place in places else None for place in ("learned_psf", *parts)}
+    part |= {place: dict.fromkeys(methods) if place in places else None for place in ("learned_psf", *parts)}
 
     def compared(name: str, psf: Tensor, where: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         hand_back_memory()
