@@ -95,13 +95,15 @@ def assess(
     options = options or AssessOptions()
     methods = {"product": estimate, "interpolation": interpolation}
     consistency, low, angles = _consistency(problem, methods)
-    hand_back_memory()  # of a big scene each part works on gigabytes of its own
+    brightness = torch.where(problem.hsi_weight > 0, checks.brightness_error(low, problem), math.nan)
+    found_again = _checks(problem, estimate, low, brightness)
+    del low  # of a big scene each part works on gigabytes of its own
+    hand_back_memory()
     spatial, guide_error = spatial_figures(problem, methods)
     hand_back_memory()
-    maps = _maps(problem, low, angles, guide_error)
-    found_again = _checks(problem, estimate, low, maps)
-    del low
-    hand_back_memory()
+    maps = {"sam_deg": angles, "brightness": brightness}
+    if guide_error is not None:
+        maps["guide"] = torch.where(problem.guide_weight > 0, guide_error, math.nan)
     figures: dict[str, Any] = {
         "schema": SCHEMA,
         "verdict": {},
@@ -135,7 +137,7 @@ def assess(
     figures = plain(figures)
     figures["warnings"] += own_warnings(figures)
     figures["verdict"] = plain(judge(figures, options))
-    return Quality(figures, maps)
+    return Quality(figures, {name: values.float().cpu().numpy() for name, values in maps.items()})
 
 
 def _consistency(problem: Problem, methods: Mapping[str, Cube]) -> tuple[dict[str, Any], Tensor, Tensor]:
@@ -215,26 +217,10 @@ def _noise_angle(problem: Problem, mask: Tensor) -> float:
     return math.degrees(math.atan2(float(problem.hsi_noise.norm()), float(length.median())))
 
 
-def _maps(
-    problem: Problem, low: Tensor, angles: Tensor, guide_error: Tensor | None
-) -> dict[str, NDArray[np.float32]]:
-    """The maps of `Quality`."""
-    measured = problem.hsi_weight > 0
-    maps = {
-        "sam_deg": angles,
-        "brightness": torch.where(measured, checks.brightness_error(low, problem), math.nan),
-    }
-    if guide_error is not None:
-        maps["guide"] = torch.where(problem.guide_weight > 0, guide_error, math.nan)
-    return {name: values.float().cpu().numpy() for name, values in maps.items()}
-
-
-def _checks(
-    problem: Problem, cube: Cube, low: Tensor, maps: Mapping[str, NDArray[np.float32]]
-) -> dict[str, Any]:
+def _checks(problem: Problem, cube: Cube, low: Tensor, brightness: Tensor) -> dict[str, Any]:
     """What is found out again, see `checks`."""
     subspace = checks.scene_subspace(problem)
-    error = torch.from_numpy(maps["brightness"])
+    error = brightness.float().cpu()
     return {
         "sensors": checks.check_sensors(problem, subspace),
         "product_shift_px": checks.check_position(problem, low, subspace),

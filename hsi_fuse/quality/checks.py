@@ -225,7 +225,10 @@ def brightness(image: Tensor, problem: Problem) -> Tensor:
     measured = problem.hsi_weight > 0
     level = torch.stack([band[measured].mean() for band in problem.hsi])
     axis = level / level.square().sum().clamp_min(1e-30)
-    return torch.tensordot(axis, image, dims=1)
+    along = torch.zeros_like(image[0])
+    for band, share in zip(image, axis.tolist(), strict=True):  # as a product of matrices it takes a copy
+        along.add_(band, alpha=share)
+    return along
 
 
 def _wide(fwhm: tuple[float, float], factor: float) -> tuple[float, float]:
