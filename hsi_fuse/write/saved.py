@@ -20,6 +20,7 @@ from hsi_fuse.quality.verdict import gate
 from hsi_fuse.raster import Encoding
 from hsi_fuse.record import versions
 from hsi_fuse.report.page import is_refusal, render_refusal
+from hsi_fuse.threads import hand_back_memory
 from hsi_fuse.write.cube import Driver, write_cube
 from hsi_fuse.write.encode import Encoder
 from hsi_fuse.write.envi_header import envi_paths
@@ -161,6 +162,7 @@ def save(
             creation_options=creation_options or {},
             on_rows=lambda done, total: on_step("write", done, total, 0.0),
         )
+        hand_back_memory()  # strips of a big scene are large, and so are the pictures that follow
         figures = dict(result.quality.figures)
         figures["integrity"] = {**figures["integrity"], "clipped_values": summary.clipped}
         figures["provenance"] = {
