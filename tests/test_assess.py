@@ -269,6 +269,7 @@ def test_partial_guides_and_nodata(scene):
         found = consistency[place]["product"]  # told to six digits
         assert found["psnr_db"] == pytest.approx(metrics.psnr(low, holed.hsi, mask), rel=1e-5)
         assert found["sam_deg"]["p95"] == pytest.approx(metrics.sam_deg(low, holed.hsi, mask).p95, rel=1e-5)
+        assert found["q2n"] == pytest.approx(metrics.q2n(low, holed.hsi, mask), rel=1e-5)
         assert found["bands"]["bias"] == pytest.approx(metrics.bias(low, holed.hsi, mask).tolist(), rel=1e-5)
     assert "50 % of the product" in quality.figures["verdict"]["sentences"][1]
 

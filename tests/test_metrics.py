@@ -115,17 +115,6 @@ def test_opposite_spectra_are_half_a_turn_apart(pair):
     assert metrics.sam_deg(-pair[0], pair[0]).median == pytest.approx(180, abs=1e-5)
 
 
-def test_q2n_of_several_places_is_that_of_each(pair):
-    """Where the blocks of a part are those of the whole."""
-    e, t = pair
-    whole = torch.ones(t.shape[1:], dtype=torch.bool)
-    part = whole.clone()
-    part[:, t.shape[2] // 2 :] = False
-    found = metrics.q2n_of(e, t, [whole, part, ~whole], block=8)
-    assert found[:2] == [metrics.q2n(e, t, block=8), metrics.q2n(e, t, part, block=8)]
-    assert math.isnan(found[2])
-
-
 def test_ergas_by_hand_and_sewar(pair):
     e, t = (x.double().numpy() for x in pair)
     terms = [((a - b) ** 2).mean() / b.mean() ** 2 for a, b in zip(e, t, strict=True)]

@@ -186,9 +186,8 @@ def _fidelity(
     angles = metrics.sam_deg(low, problem.hsi, whole)
     apart = [metrics.moments(low, problem.hsi, mask) for mask in parts or [whole]]
     all_moments = [metrics.Moments.joined(apart), *apart] if parts else apart
-    indices = metrics.q2n_of(low, problem.hsi, list(places.values()))
     found = {}
-    for (place, mask), moments, q2n in zip(places.items(), all_moments, indices, strict=True):
+    for (place, mask), moments in zip(places.items(), all_moments, strict=True):
         missed = moments.missed(problem.hsi_noise)
         noise = problem.hsi_noise.double() ** 2 / metrics.positive(moments.var_truth)
         found[place] = {
@@ -196,7 +195,7 @@ def _fidelity(
             "psnr_db": moments.psnr,
             "sam_deg": angle_figures(angles.within(mask)),
             "ergas": moments.ergas(problem.ratio),
-            "q2n": q2n,
+            "q2n": metrics.q2n(low, problem.hsi, mask),
             "bands": {
                 "rmse": moments.rmse,
                 "bias": moments.bias,

@@ -62,7 +62,7 @@ def uiqi(
         cov = ((a - ma[:, None]) * (b - mb[:, None])).mean(1)
         return (_share(2 * cov, va + vb) * _share(2 * ma * mb, ma**2 + mb**2)).mean()
 
-    return _means_over_blocks(index, estimate, truth, [valid(truth, mask, border)], block)[0]
+    return _mean_over_blocks(index, estimate, truth, valid(truth, mask, border), block)
 
 
 def q2n(
@@ -89,16 +89,6 @@ def q2n(
         First bring each band of the block to mean 1 and variance 1 of the truth, as is customary for
         images (else the bright bands decide alone). The published definition itself is `False`.
     """
-    return q2n_of(estimate, truth, [valid(truth, mask, border)], block, normalise)[0]
-
-
-def q2n_of(
-    estimate: Tensor, truth: Tensor, places: Sequence[Tensor], block: int = BLOCK, normalise: bool = True
-) -> list[float]:
-    """`q2n` of several places in one image, masks (H, W) of which the first has all of the others' pixels.
-
-    The blocks are those of the first, so that what is alike in two places is worked out once.
-    """
     n = truth.shape[0]
     size = 1 << (n - 1).bit_length()
     sign = cayley_dickson_signs(size)[:n, :n].to(truth.device)
@@ -121,7 +111,7 @@ def q2n_of(
         q = _share(2 * parts.norm(), spread_sum) * _share(2 * mz.norm() * mw.norm(), (mz**2 + mw**2).sum())
         return q.clamp_max(1)  # above 1 it is rounding
 
-    return _means_over_blocks(index, estimate, truth, places, block)
+    return _mean_over_blocks(index, estimate, truth, valid(truth, mask, border), block)
 
 
 def cayley_dickson_signs(size: int) -> Tensor:
@@ -190,48 +180,36 @@ def _inside(shape: torch.Size, border: int, device: torch.device) -> Tensor:
     return keep
 
 
-def _means_over_blocks(
-    index: Callable[[Tensor, Tensor], Tensor],
-    estimate: Tensor,
-    truth: Tensor,
-    places: Sequence[Tensor],
-    block: int,
-) -> list[float]:
-    """Mean index over blocks of each place, weighted by their valid pixels; NaN where there are none.
+def _mean_over_blocks(
+    index: Callable[[Tensor, Tensor], Tensor], estimate: Tensor, truth: Tensor, keep: Tensor, block: int
+) -> float:
+    """Mean index over blocks, weighted by their valid pixels; NaN where there are none.
 
     `index` is given float64 copies of both cubes' valid spectra, (n, pixels). Blocks begin at the first valid
-    row and column of the first place, which makes `border` mean what it says: they lie inside it. One counts
-    where half of it is valid.
+    row and column, which makes `border` mean what it says: they lie inside it. One counts where half of it
+    is valid.
     """
-    rows, columns = (torch.nonzero(places[0].any(axis)).ravel() for axis in (1, 0))
+    rows, columns = torch.nonzero(keep.any(1)).ravel(), torch.nonzero(keep.any(0)).ravel()
     if not rows.numel():
-        return [math.nan] * len(places)
+        return math.nan
     top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
     block = min(block, bottom - top, right - left)
 
-    def of(corner: tuple[int, int]) -> list[tuple[float, int]]:
+    def of(corner: tuple[int, int]) -> tuple[float, int]:
         i, j = corner
         window = (slice(i, min(i + block, bottom)), slice(j, min(j + block, right)))
-        found: list[tuple[float, int]] = []
-        for keep in places:
-            inside = keep[window]
-            count = int(inside.sum())
-            if found and count == found[0][1]:  # all pixels of the first place
-                found.append(found[0])
-            elif 2 * count < block * block:
-                found.append((0.0, 0))
-            else:
-                pixels = pixels_of(inside)
-                a, b = (pixels(x[:, *window]).to(torch.float64, copy=True) for x in (estimate, truth))
-                found.append((float(index(a, b)), count))
-        return found
+        inside = keep[window]
+        count = int(inside.sum())
+        if 2 * count < block * block:
+            return 0.0, 0
+        pixels = pixels_of(inside)
+        a, b = (pixels(x[:, *window]).to(torch.float64, copy=True) for x in (estimate, truth))
+        return float(index(a, b)), count
 
-    totals, pixels = [0.0] * len(places), [0] * len(places)
-    for values in in_turn(of, product(range(top, bottom, block), range(left, right, block))):
-        for place, (value, count) in enumerate(values):
-            totals[place] += value * count
-            pixels[place] += count
-    return [total / count if count else math.nan for total, count in zip(totals, pixels, strict=True)]
+    total, pixels = 0.0, 0
+    for value, count in in_turn(of, product(range(top, bottom, block), range(left, right, block))):
+        total, pixels = total + value * count, pixels + count
+    return total / pixels if pixels else math.nan
 
 
 def pixels_of(keep: Tensor) -> Callable[[Tensor], Tensor]:
