@@ -29,7 +29,7 @@ __all__ = ["main", "problem_of"]
 CORES = 2
 REGISTERED = tuple(name for name, p in PROTOCOLS.items() if p.misregistration is None)
 METHODS = ("interpolation", "draft", "fast", *tables.CLASSICAL)
-SENSORS = ("blind", "true")
+SENSORS = ("blind", "given", "true")
 SCENES = ("muufl", "pavia_centre", "jasper", "samson", "hydice", "enmap")
 OWN_SCENES = {"cave-x32": tuple(n for n in NAMES if n.startswith("cave_")), "x3-ali": ("paris",)}
 """Protocols that are made for certain scenes, and run on no others."""
@@ -135,7 +135,7 @@ def _parsed(arguments: list[str]) -> tuple[argparse.ArgumentParser, argparse.Nam
     parser.add_argument("--protocols", **listed, help=", ".join(REGISTERED))
     parser.add_argument("--scenes", **listed, help=", ".join(NAMES))
     parser.add_argument("--methods", default=list(METHODS), **listed, help="presets, or paths to TOML files")
-    parser.add_argument("--sensor", default=list(SENSORS), **listed, help="blind, true or both")
+    parser.add_argument("--sensor", default=["blind", "true"], **listed, help="blind, given, true")
     parser.add_argument("--seeds", type=lambda text: [int(t) for t in text.split(",")], metavar="0,1,...")
     parser.add_argument("--workers", type=int, default=CORES, metavar="N", help="processes at a time")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="of each process")

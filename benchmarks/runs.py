@@ -1,7 +1,8 @@
 """One run of the fusion benchmark: simulate a pair, fuse it, compare with truth, in a process of its own.
 
-A method is a preset's list of stages. Blind: SRF, PSF and the guide's noise are learned from the pair. True:
-they are given. The noise of the HSI is estimated in both.
+A method is a preset's list of stages. Blind: SRF, PSF and the guide's noise are learned from the pair. Given:
+SRF and PSF are the true ones, as with `--srf` and `--psf`, the rest is learned. True: all of it is given. The
+noise of the HSI is always estimated.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from hsi_fuse.physics import mix_bands
 from hsi_fuse.preset import Preset, load_preset
 from hsi_fuse.problem import Estimate, Problem, silent
 from hsi_fuse.quality.metrics import ergas, psnr, psnr_global, q2n, sam_deg, ssim, uiqi
+from hsi_fuse.sensors.known import KnownSensor
 from hsi_fuse.sensors.sense import Sensing, sense
 from hsi_fuse.simulation.simulate import ObservedPair, find_protocol, observe
 from hsi_fuse.solving import run_stages
@@ -38,7 +40,7 @@ MEBI = 1 << 20
 
 @dataclass(frozen=True)
 class Job:
-    """What to run, in words; `sensor` is "blind" or "true", "none" where the method uses none."""
+    """What to run, in words; `sensor` is "blind", "given" or "true", "none" where the method uses none."""
 
     scene: str
     protocol: str
@@ -131,12 +133,13 @@ def with_measured(pair: ObservedPair, guide: Tensor, srf: Tensor) -> ObservedPai
 
 
 def problem_of(pair: ObservedPair, sensor: str, seed: int, preset: Preset) -> Problem:
-    """What a method may see of a registered pair: all weights 1; the sensor learned if "blind", else true."""
+    """What a method may see of a registered pair: all weights 1; the sensor as in `Job`."""
     hsi_weight, guide_weight = torch.ones(pair.hsi.shape[1:]), pair.guide_valid.float()
     model, guide_noise = pair.sensor, _at_least(pair.guide_noise, pair.guide)
-    if sensor == "blind":
-        ratio = pair.sensor.ratio
-        sensed = sense(pair.hsi, hsi_weight, pair.guide, guide_weight, ratio, Sensing(preset.sense))
+    if sensor != "true":
+        known = KnownSensor(pair.sensor.srf, psf=pair.sensor.psf) if sensor == "given" else KnownSensor()
+        how = Sensing(preset.sense, known)
+        sensed = sense(pair.hsi, hsi_weight, pair.guide, guide_weight, pair.sensor.ratio, how)
         model, guide_noise = sensed.sensor, _at_least(sensed.guide_noise, pair.guide)
     noise = estimate_noise(pair.hsi, hsi_weight)
     return Problem(pair.hsi, hsi_weight, pair.guide, guide_weight, model, noise, guide_noise, seed)

@@ -109,7 +109,8 @@ def failures(scores: Iterable[Score]) -> str:
 
 def _qualities(scores: Iterable[Score]) -> dict[tuple[str, str], Quality]:
     """By scene and method: classical ones with the true sensor, the others without it."""
-    compared = [s for s in scores if not s.failure and (s.sensor == "true") == (s.method in CLASSICAL)]
+    wanted = {True: ("true",), False: ("blind", "none")}
+    compared = [s for s in scores if not s.failure and s.sensor in wanted[s.method in CLASSICAL]]
     return {
         (scene, method): Quality(
             *(float(np.mean([getattr(s, n) for s in g])) for n in ("psnr_db", "sam_deg"))

@@ -14,8 +14,9 @@ from synthetic import observed
 
 from benchmarks import fusion, tables
 from benchmarks.fusion import SUITES, jobs_of, recorded
-from benchmarks.runs import Job, Score, peak_mb, scores_of, with_measured
+from benchmarks.runs import Job, Score, peak_mb, problem_of, scores_of, with_measured
 from benchmarks.scenes import NAMES, load, measured_guide
+from hsi_fuse.preset import load_preset
 from hsi_fuse.simulation.simulate import PROTOCOLS, observe
 
 GONE = Job("nowhere", "x4-ms4", "interpolation", "none", 0)
@@ -33,6 +34,7 @@ SCORES = [
     run("a", "hysure", "blind", 50.0, 1.0),
     run("a", "fast", "blind", 42.0, 1.0, seed=0),
     run("a", "fast", "blind", 44.0, 2.0, seed=1),
+    run("a", "fast", "given", 55.0, 0.5),
     run("a", "fast", "true", 60.0, 0.1),
     run("b", "interpolation", "none", 20.0, 6.0),
     run("b", "gsa", "true", 36.0, 3.0),
@@ -192,6 +194,17 @@ def test_a_measured_guide_brings_its_gain_and_offset():
     assert made.sensor.offset.numpy() == pytest.approx(offset.numpy(), abs=2e-3)
     assert made.sensor.srf.sum(1).numpy() == pytest.approx(gain.numpy(), rel=5e-3)
     assert made.guide_noise.numpy() == pytest.approx((gain * pair.guide_noise).numpy(), rel=0.05)
+
+
+def test_what_a_method_is_told_of_the_sensors():
+    pair, preset = observed(4), load_preset("draft")
+    true, given, blind = (problem_of(pair, told, 0, preset) for told in ("true", "given", "blind"))
+    assert torch.equal(true.sensor.srf, pair.sensor.srf)
+    assert torch.equal(true.guide_noise, pair.guide_noise)
+    assert torch.equal(given.sensor.psf, pair.sensor.psf)
+    assert given.sensor.srf.numpy() == pytest.approx(pair.sensor.srf.numpy(), rel=0.02, abs=1e-4)
+    assert not torch.equal(given.guide_noise, pair.guide_noise)
+    assert not torch.equal(blind.sensor.psf, pair.sensor.psf)
 
 
 @pytest.mark.data
