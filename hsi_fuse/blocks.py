@@ -11,7 +11,7 @@ import math
 import mmap
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -75,6 +75,30 @@ class Stored:
         """Leave to the system's cache what was touched: it counts as the process's memory no longer."""
         if hasattr(mmap, "MADV_DONTNEED"):  # not on every system
             self.pages.madvise(mmap.MADV_DONTNEED)
+
+
+@dataclass(frozen=True)
+class StoredEstimate(Estimate):
+    """An estimate whose coefficients lie in a file; after each look at them their pages are let go.
+
+    Attributes
+    ----------
+    let_go : callable
+    """
+
+    let_go: Callable[[], None] = field(kw_only=True)
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """As of any estimate."""
+        rows = super().rows(start, stop)
+        self.let_go()
+        return rows
+
+    def seen(self, by: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
+        """As of any estimate."""
+        for image in super().seen(by):
+            yield image
+            self.let_go()
 
 
 @dataclass(frozen=True)
@@ -308,7 +332,7 @@ def by_blocks(stage: Divisible, problem: Problem, side: int, memory: Memory, on_
     hand_back_memory()
     spread = maps["spread"].values if "spread" in maps else None
     kept = maps["coefficients"]
-    estimate = Estimate(subspace.basis, subspace.mean, kept.values, spread, kept.let_go)
+    estimate = StoredEstimate(subspace.basis, subspace.mean, kept.values, spread, let_go=kept.let_go)
     verdict |= {"cg_iterations": iterations, "blocks": len(blocks)}
     return StageResult(estimate, verdict, history)
 

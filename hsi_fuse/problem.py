@@ -179,10 +179,6 @@ class Cube(Protocol):
         ...
 
 
-def _nothing() -> None:
-    pass
-
-
 @dataclass(frozen=True)
 class Estimate:
     """A high-resolution cube in factors, never as a cube: Z = basis @ coefficients + mean.
@@ -195,15 +191,12 @@ class Estimate:
     spread : Tensor (k, H, W), optional
         Half the difference of two estimates of which this is the mean, in coefficients: where it is large,
         what the data leave open is (`uncertainty.py`). None where the method has no second opinion.
-    let_go : callable
-        Called after each look at coefficients, which may lie in a file: what was read of that need not stay.
     """
 
     basis: Tensor
     mean: Tensor
     coefficients: Tensor
     spread: Tensor | None = None
-    let_go: Callable[[], None] = _nothing
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Rows start..stop-1 of the cube, (n, stop - start, W). The only access to it."""
@@ -211,7 +204,6 @@ class Estimate:
         rows = block.new_empty(len(self.basis), *block.shape[1:])
         for i in range(block.shape[1]):  # one at a time: rounding then does not depend on the block
             rows[:, i] = torch.addmm(self.mean[:, None], self.basis, block[:, i].contiguous())
-        self.let_go()
         return rows
 
     def parts(self, ranges: Iterable[tuple[int, int]]) -> Iterator[Tensor]:
@@ -232,16 +224,16 @@ class Estimate:
         matrix = matrix.to(self.basis)
         level = matrix @ self.mean
         level = level if offset is None else level + offset
-        return Estimate(matrix @ self.basis, level, self.coefficients, let_go=self.let_go)
+        return replace(self, basis=matrix @ self.basis, mean=level, spread=None)
 
     @property
     def finite(self) -> bool:
         """Whether all of its coefficients are."""
-        return all(bool(part.all()) for part in self._seen(torch.isfinite))
+        return all(bool(part.all()) for part in self.seen(torch.isfinite))
 
     def degraded(self, psf: Tensor, ratio: int) -> Tensor:
         """D B (basis A + mean) = basis (D B A) + mean, since the PSF sums to 1: no fine cube is formed."""
-        low = torch.cat(list(self._seen(lambda image: blur_down(image, psf, ratio))))  # (k, h, w)
+        low = torch.cat(list(self.seen(lambda image: blur_down(image, psf, ratio))))  # (k, h, w)
         return Estimate(self.basis, self.mean, low).rows(0, low.shape[1])
 
     def averaged(self, step: int, bands: Sequence[int] | None = None) -> Tensor:
@@ -249,14 +241,13 @@ class Estimate:
         few = slice(None) if bands is None else list(bands)
         means = self.coefficients  # not copied as they are: they may be as large as a disk
         if step > 1:
-            means = torch.cat(list(self._seen(lambda image: averaged(image, step))))
-        return Estimate(self.basis[few], self.mean[few], means, let_go=self.let_go).rows(0, means.shape[1])
+            means = torch.cat(list(self.seen(lambda image: averaged(image, step))))
+        reduced = replace(self, basis=self.basis[few], mean=self.mean[few], coefficients=means, spread=None)
+        return reduced.rows(0, means.shape[1])
 
-    def _seen(self, by: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
-        """The coefficients as something sees it that takes them one by one, (1, H, W) -> (1, p, q)."""
-        for image in self.coefficients:
-            yield by(image[None])
-            self.let_go()
+    def seen(self, by: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
+        """The coefficients as something sees them that takes one at a time, (1, H, W) -> (1, p, q)."""
+        return (by(image[None]) for image in self.coefficients)
 
 
 def averaged(image: Tensor, step: int) -> Tensor:
