@@ -37,11 +37,13 @@ resampled, their weights, and what registration and assessment make of them; and
 blocks are solved, the resampled guide, its weight and its confidence."""
 BLOCK_PX = 1088
 """Largest side of what is solved at a time, fine pixels: larger blocks only cost memory."""
-HALO_HSI_PX = 10
-"""Beyond a block's own pixels: the guide's feather reaches nine, the solver's memory of its rim fewer."""
+HALO_HSI_PX = 5
+"""Beyond a block's own pixels: from four on more changes nothing (docs/lab-notes.md)."""
+FADING_HSI_PX = 10
+"""Beyond them the guide's end still tells in its weight: `feather` reaches nine."""
 BLEND_HSI_PX = 2
 """Over which, to either side of their border, one block gives way to the next."""
-REACHES = HALO_HSI_PX, BLEND_HSI_PX
+REACHES = FADING_HSI_PX, HALO_HSI_PX, BLEND_HSI_PX
 SMALLEST_HSI_PX = 32
 SAMPLE_TILES, SAMPLE_TILE_HSI_PX = 4, 32
 """Most tiles along each axis of the sample, and their largest side."""
@@ -193,12 +195,20 @@ def _bytes_of(shape: Sequence[int], ratio: int, floats: int) -> int:
 class Block:
     """A part of a scene in HSI pixels: (first, last) of rows and columns.
 
-    `own` is what it stands for, `seen` what it is solved on, `said` where its answer counts.
+    `own` is what it stands for, `around` where the guide must be known, `seen` what it is solved on, `said`
+    where its answer counts.
     """
 
     own: tuple[Span, Span]
+    around: tuple[Span, Span]
     seen: tuple[Span, Span]
     said: tuple[Span, Span]
+
+    def of(self, scene: Problem) -> Problem:
+        """What it is solved on; the guide fades as it does in the scene."""
+        around = window(scene, *self.around)
+        inner = [(a - start, b - start) for (start, _), (a, b) in zip(self.around, self.seen, strict=True)]
+        return window(replace(around, faded=around.fading), *inner)
 
 
 def layout(height: int, width: int, side: int) -> Iterator[Block]:
@@ -311,7 +321,7 @@ def by_blocks(stage: Divisible, problem: Problem, side: int, memory: Memory, on_
     iterations = 0
 
     def solved(block: Block) -> StageResult | None:
-        part = window(problem, *block.seen)
+        part = block.of(problem)
         return apply(part) if bool((part.hsi_weight > 0).any()) else None  # no data, no product
 
     most = memory.side_by_side(problem.hsi.shape, problem.ratio, side) if problem.device.type == "cpu" else 1

@@ -73,6 +73,8 @@ class Problem:
         RMS error of the guide's position against the HSI, in HSI pixels.
     native : NativeGuide, optional
         The guide of a pair that is not registered; `guide_weight` is then 0 everywhere.
+    faded : Tensor (H, W), optional
+        `fading` of a part of a scene, where the scene beyond the part is known too.
     """
 
     hsi: Tensor
@@ -85,6 +87,7 @@ class Problem:
     seed: int = 0
     position_error: float = 0.0
     native: NativeGuide | None = None
+    faded: Tensor | None = None
 
     def __post_init__(self) -> None:
         n, h, w = self.hsi.shape
@@ -121,6 +124,8 @@ class Problem:
     @cached_property
     def fading(self) -> Tensor:
         """The guide's weight, which falls to 0 smoothly towards where the guide ends (`feather`): (H, W)."""
+        if self.faded is not None:
+            return self.faded
         return feather(self.guide_weight, self.hsi_weight, self.ratio)
 
 
@@ -140,6 +145,7 @@ def window(problem: Problem, rows: tuple[int, int], columns: tuple[int, int]) ->
         hsi_weight=problem.hsi_weight[coarse],
         guide=problem.guide[:, *fine],
         guide_weight=problem.guide_weight[fine],
+        faded=None if problem.faded is None else problem.faded[fine],
     )
 
 

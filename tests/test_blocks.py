@@ -30,7 +30,7 @@ WIDE = Memory(64 << 30)
 
 @pytest.fixture(scope="module")
 def problem() -> Problem:
-    """44 x 40 HSI pixels: four blocks of 22 x 20, which see 32 x 30 each."""
+    """44 x 40 HSI pixels: four blocks of 22 x 20, which see 27 x 25 each."""
     return problem_of(observed(truth=scene(176, 160)))
 
 
@@ -58,6 +58,19 @@ def test_no_seam_shows(whole, parted):
     for axis, border in ((1, 22 * RATIO), (2, 20 * RATIO)):
         steps = [c.diff(dim=axis).narrow(axis, border - 2, 3).abs().mean() for c in (a, b)]
         assert float(steps[1] / steps[0]) == pytest.approx(1, abs=0.02)
+
+
+def test_the_guide_fades_in_blocks_as_it_does_in_the_scene(problem):
+    """Its end lies beyond what the left blocks see, and yet it fades where they begin to see it."""
+    weight = problem.guide_weight.clone()
+    weight[:, 26 * RATIO :] = 0
+    partly = replace(problem, guide=problem.guide * weight, guide_weight=weight)
+    left, *others = layout(44, 40, SIDE)
+    assert left.seen[1] == (0, 25)
+    assert float(left.of(partly).fading.min()) < 0.5
+    for block in (left, *others):
+        fine = tuple(slice(first * RATIO, last * RATIO) for first, last in block.seen)
+        assert torch.equal(block.of(partly).fading, partly.fading[fine])
 
 
 def test_the_same_bytes_every_time(problem):
