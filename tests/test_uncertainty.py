@@ -125,6 +125,18 @@ def test_detail_outside_the_subspace_shows_in_what_neighbours_share(pair, found)
     assert _detail(replace(problem, hsi=noise + detail, sensor=sharp), estimate) == UNSEEN
 
 
+def test_smooth_spectra_outside_the_subspace_are_not_taken_for_hidden_detail(pair, found):
+    """Bands brighten towards a corner, each by its own amount; neighbours alone would say over a hundred."""
+    problem, estimate, _ = found
+    draw = torch.Generator().manual_seed(1)
+    noise = torch.randn(problem.hsi.shape, generator=draw)
+    height, width = problem.hsi.shape[1:]
+    slope = torch.linspace(-1.7, 1.7, height)[:, None] + torch.linspace(-1.7, 1.7, width)  # variance 2
+    smooth = torch.randn(len(problem.hsi), 1, 1, generator=draw) * slope
+    level = problem.hsi_noise[:, None, None]
+    assert 1 < _detail(replace(problem, hsi=level * (noise + smooth)), estimate) < 20
+
+
 def test_the_gain_puts_the_wanted_share_inside():
     draw = torch.Generator().manual_seed(0)
     spread, noise = torch.rand(20, 500, generator=draw) + 0.1, torch.full((20, 1), 0.3)

@@ -180,7 +180,8 @@ def _detail(problem: Problem, estimate: Estimate) -> float:
 
     What the subspace leaves of the HSI is noise and blurred detail. Noise has nothing in common between
     neighbouring pixels; white detail of variance v has v times what the PSF shares with itself, moved by one
-    HSI pixel. Below `CLEAR` deviations of chance it counts as none.
+    HSI pixel, and next to nothing two pixels apart. What pixels two apart have in common is smooth, neither
+    blurred away nor hidden: it counts as it is. Below `CLEAR` deviations of chance there is none.
     """
     noise, ratio, psf = problem.hsi_noise, problem.ratio, problem.sensor.psf
     axes = torch.linalg.qr(estimate.basis / noise[:, None]).Q  # (n, k)
@@ -190,15 +191,28 @@ def _detail(problem: Problem, estimate: Estimate) -> float:
     left = torch.zeros_like(problem.hsi)
     left[:, there] = inside - axes @ (axes.T @ inside)
     freedom = max(len(axes) - axes.shape[1], 1)
-    shared = (psf[ratio:] * psf[:-ratio]).sum() + (psf[:, ratio:] * psf[:, :-ratio]).sum()
-    pairs = int((there[1:] & there[:-1]).sum()), int((there[:, 1:] & there[:, :-1]).sum())
-    if float(shared) <= 0 or min(pairs) < LEAST_HIDDEN:
+
+    def shared(lag: int) -> float:
+        """Of the PSF with itself, both axes."""
+        step = min(lag * ratio, len(psf))
+        count = len(psf) - step
+        return float((psf[step:] * psf[:count]).sum() + (psf[:, step:] * psf[:, :count]).sum())
+
+    def pairs(lag: int) -> tuple[int, int]:
+        return int((there[lag:] & there[:-lag]).sum()), int((there[:, lag:] & there[:, :-lag]).sum())
+
+    def common(lag: int) -> float:
+        """Covariance of a band between pixels so far apart, both axes."""
+        down, across = (left[:, lag:] * left[:, :-lag]).sum(), (left[:, :, lag:] * left[:, :, :-lag]).sum()
+        return float(down / pairs(lag)[0] + across / pairs(lag)[1]) / freedom
+
+    if shared(1) <= shared(2) or min(*pairs(1), *pairs(2)) < LEAST_HIDDEN:
         return UNSEEN
-    down, across = (left[:, 1:] * left[:, :-1]).sum(), (left[:, :, 1:] * left[:, :, :-1]).sum()
-    covariance = float(down / pairs[0] + across / pairs[1]) / freedom
     variance = left.square().sum() / (freedom * int(there.sum()))
-    chance = float(variance) * (sum(1 / p for p in pairs) / freedom) ** 0.5
-    return max(covariance / float(shared), UNSEEN) if covariance > CLEAR * chance else UNSEEN
+    chance = float(variance) * (sum(1 / p for p in pairs(1)) / freedom) ** 0.5
+    near, far = common(1), max(common(2), 0.0)
+    found = max(near - far, 0.0) / (shared(1) - shared(2)) + far / 2
+    return max(found, UNSEEN) if near > CLEAR * chance else UNSEEN
 
 
 def _hidden(problem: Problem) -> Tensor:
