@@ -109,14 +109,18 @@ def failures(scores: Iterable[Score]) -> str:
 
 def _qualities(scores: Iterable[Score]) -> dict[tuple[str, str], Quality]:
     """By scene and method: classical ones with the true sensor, the others without it."""
-    wanted = {True: ("true",), False: ("blind", "none")}
-    compared = [s for s in scores if not s.failure and s.sensor in wanted[s.method in CLASSICAL]]
+    compared = [s for s in scores if not s.failure and s.sensor in _told(s.method)]
     return {
         (scene, method): Quality(
             *(float(np.mean([getattr(s, n) for s in g])) for n in ("psnr_db", "sam_deg"))
         )
         for (scene, method), g in _grouped(compared, ("scene", "method")).items()
     }
+
+
+def _told(method: str) -> tuple[str, ...]:
+    """What a method that is compared may be told of the sensors."""
+    return ("true",) if method in CLASSICAL else ("blind", "none")
 
 
 def _best(found: dict[tuple[str, str], Quality], scene: str) -> tuple[str, Quality]:
