@@ -121,6 +121,11 @@ class Problem:
         """Where the tensors live."""
         return self.hsi.device
 
+    @property
+    def mean_spectrum(self) -> Tensor:
+        """Mean (n,) of the HSI's pixels with data; no copy of them is made."""
+        return self.hsi.sum((1, 2)) / (self.hsi_weight > 0).sum().clamp_min(1)
+
     @cached_property
     def fading(self) -> Tensor:
         """The guide's weight, which falls to 0 smoothly towards where the guide ends (`feather`): (H, W)."""

@@ -138,6 +138,18 @@ def test_noise_is_told_in_that_of_the_input(scene, times):
     assert checks.check_noise(problem, truth) < 0.1
 
 
+def test_brightness_is_told_in_that_of_the_pixels_with_data(scene):
+    problem = scene[0]
+    weight = problem.hsi_weight.clone()
+    weight[:5, 3:] = 0
+    holed = replace(problem, hsi=problem.hsi * weight, hsi_weight=weight)
+    mean = problem.hsi[:, weight > 0].double().mean(1)
+    assert holed.mean_spectrum.numpy() == pytest.approx(mean.numpy(), rel=1e-5)
+    error = checks.brightness_error(1.02 * holed.hsi, holed)
+    assert float(error[weight > 0].mean()) == pytest.approx(0.02, rel=1e-3)
+    assert float(error[weight == 0].abs().max()) == 0
+
+
 def test_a_part_that_is_too_bright_is_found_wherever_its_rim_lies():
     torch.manual_seed(0)
     light = 0.05 * torch.rand(60, 50)

@@ -250,8 +250,8 @@ def _uncertainty(problem: Problem, uncertainty: Uncertainty | None) -> dict[str,
         )
         return {"assessable": False, "reason": why}
     measured, ratio = problem.hsi_weight > 0, problem.ratio
-    level = problem.hsi[:, measured].mean(1)
-    return uncertainty.figures(level, measured.repeat_interleave(ratio, 0).repeat_interleave(ratio, 1))
+    fine = measured.repeat_interleave(ratio, 0).repeat_interleave(ratio, 1)
+    return uncertainty.figures(problem.mean_spectrum, fine)
 
 
 def _integrity(problem: Problem, estimate: Cube, bad_bands: Sequence[int]) -> dict[str, Any]:

@@ -222,8 +222,7 @@ def brightness_error(low: Tensor, problem: Problem) -> Tensor:
 
 def brightness(image: Tensor, problem: Problem) -> Tensor:
     """An image (n, h, w) along the input's mean spectrum, (h, w): 1 is the mean."""
-    measured = problem.hsi_weight > 0
-    level = torch.stack([band[measured].mean() for band in problem.hsi])
+    level = problem.mean_spectrum
     axis = level / level.square().sum().clamp_min(1e-30)
     along = torch.zeros_like(image[0])
     for band, share in zip(image, axis.tolist(), strict=True):  # as a product of matrices it takes a copy
