@@ -2,7 +2,7 @@
 
 Every protocol, scene, method, sensor and seed that is asked for, each run in a process of its own; a suite
 says what is run unless named. Methods are presets. Blind: SRF, PSF and the guide's noise are learned from the
-pair. True: they are given. docs/benchmarks.md has the protocols and the tables.
+pair. Given: gain, offset and noise are. True: nothing is. docs/benchmarks.md has protocols and tables.
 """
 
 from __future__ import annotations
@@ -135,7 +135,8 @@ def _parsed(arguments: list[str]) -> tuple[argparse.ArgumentParser, argparse.Nam
     parser.add_argument("--protocols", **listed, help=", ".join(REGISTERED))
     parser.add_argument("--scenes", **listed, help=", ".join(NAMES))
     parser.add_argument("--methods", default=list(METHODS), **listed, help="presets, or paths to TOML files")
-    parser.add_argument("--sensor", default=["blind", "true"], **listed, help="blind, given, true")
+    told = "blind, given (the true SRF and PSF), true (the guide's noise too)  [default: blind,true]"
+    parser.add_argument("--sensor", default=["blind", "true"], **listed, help=told)
     parser.add_argument("--seeds", type=lambda text: [int(t) for t in text.split(",")], metavar="0,1,...")
     parser.add_argument("--workers", type=int, default=CORES, metavar="N", help="processes at a time")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="of each process")

@@ -66,7 +66,7 @@ def test_borders_lie_where_blocks_meet():
     assert all(0 < row < 4000 and row % 4 == 0 for row in borders)
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux")
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells what is a process's own")
 def test_memory_that_a_file_stands_behind_is_not_a_process_own(tmp_path):
     before = own_gib(os.getpid())
     values = np.memmap(tmp_path / "values", np.uint8, "w+", shape=64 << 20)
