@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +12,6 @@ import numpy as np
 import rasterio
 import rasterio.shutil
 from numpy.typing import NDArray
-from rasterio.enums import Resampling
 from rasterio.windows import Window
 
 from hsi_fuse.errors import HsiFuseWarning, WriteError
@@ -33,6 +32,7 @@ from hsi_fuse.gtiff import (
 from hsi_fuse.raster import Bands, Encoding, Raster
 from hsi_fuse.write.encode import Encoder
 from hsi_fuse.write.envi_header import envi_paths, header_text
+from hsi_fuse.write.overviews import Overviews, factors_of
 
 __all__ = ["Driver", "WriteSummary", "write_cube", "write_image"]
 
@@ -41,8 +41,9 @@ OnRows = Callable[[int, int], None]
 Driver = Literal["GTiff", "ENVI", "COG"]
 
 CHUNK_BYTES = 16 << 20
-# Smaller images are shown as fast without overviews.
-OVERVIEWS_FROM = 1024
+CACHE_BYTES = 1 << 20
+"""GDAL's cache while tiles are written, each as a whole. In a larger one those of a small image wait for all
+others, where one thread compresses them, and their order in the file would depend on that."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def write_cube(
         elif driver == "COG":
             _write_cog(parts[0], chunks, creation_options or {})
         else:
-            _write_gtiff(parts[0], chunks, creation_options or {}, overviews=True)
+            _write_gtiff(parts[0], chunks, creation_options or {}, factors_of(grid.shape))
     for final in finals:  # what GDAL noted about a file that was replaced
         final.with_name(final.name + ".aux.xml").unlink(missing_ok=True)
     if chunks.chose_nodata:
@@ -207,24 +208,24 @@ def _write_envi(parts: tuple[Path, ...], chunks: _Chunks) -> None:
     header.write_text(text, encoding="utf-8", newline="\n")
 
 
-def _write_gtiff(part: Path, chunks: _Chunks, options: Mapping[str, str], *, overviews: bool) -> None:
-    options = profile(chunks.encoder.encoding.dtype, options)
+def _write_gtiff(part: Path, chunks: _Chunks, options: Mapping[str, str], factors: Sequence[int]) -> None:
+    """`factors`: of the overviews it is to have."""
+    encoding = chunks.encoder.encoding
+    options = profile(encoding.dtype, options)
     grid, like = chunks.grid, chunks.like
-    with gdal():
+    assert encoding.nodata is not None
+    with gdal(), rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
         with rasterio.open(part, "w", count=like.bands, **geometry(grid), **options) as file:
+            overviews = Overviews.within(file, factors, encoding.nodata, part.parent)
             for top in range(0, grid.height, TILE):  # whole tiles, so that each is compressed once
                 bottom = min(top + TILE, grid.height)
                 strip = np.empty((like.bands, bottom - top, grid.width), options["dtype"])
                 for start, stored in chunks.within(top, bottom):
                     strip[:, start - top : start - top + stored.shape[1]] = stored
+                overviews.add(top, strip)
                 file.write(strip, window=Window(0, top, grid.width, bottom - top))
             describe(file, like, chunks.stored_encoding)
-        if overviews and max(grid.shape) > OVERVIEWS_FROM:
-            with rasterio.open(part, "r+") as file:
-                # the first would cost as much as all others, and saves a viewer few pixels
-                factors = [2**k for k in range(2, 12) if max(grid.shape) / 2**k >= TILE / 2]
-                with rasterio.Env(ZLEVEL_OVERVIEW=options["ZLEVEL"]):
-                    file.build_overviews(factors, Resampling.average)
+        overviews.fill(part, chunks.stored_encoding.nodata)
         verify(part, grid)
 
 
@@ -232,7 +233,7 @@ def _write_cog(part: Path, chunks: _Chunks, options: Mapping[str, str]) -> None:
     """GDAL makes a COG only as a copy of another file: a plain one beside it."""
     plain = part.with_name(part.stem + ".plain.part")
     try:
-        _write_gtiff(plain, chunks, {}, overviews=False)
+        _write_gtiff(plain, chunks, {}, factors=())  # GDAL makes them for the copy
         defaults = {"COMPRESS": "DEFLATE", "PREDICTOR": "YES", "BLOCKSIZE": "512", "BIGTIFF": "IF_SAFER"}
         defaults |= {"LEVEL": DEFLATE_LEVEL}
         with gdal():

@@ -1,0 +1,90 @@
+"""Overviews: each level holds the means of the pixels under it that have a value."""
+
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import rasterio
+from rasterio.enums import Resampling
+from written import INT16, scene, write
+
+from hsi_fuse.raster import Encoding
+from hsi_fuse.write.overviews import mean_of_pixels
+
+WIDE = (301, 1403)
+
+
+def means(image, by, nodata):
+    """Pixel by pixel, as plain as can be."""
+    height, width = (-(-size // by) for size in image.shape)
+    out = np.full((height, width), nodata, np.float64)
+    for i in range(height):
+        for j in range(width):
+            square = image[i * by : (i + 1) * by, j * by : (j + 1) * by].astype(np.float64)
+            there = square[~np.isnan(square) if np.isnan(nodata) else square != nodata]
+            if there.size:
+                out[i, j] = there.mean()
+    return out
+
+
+def levels(path):
+    """Stored numbers of the image and of each level."""
+    with rasterio.open(path) as file:
+        found = [file.read()]
+        for level in range(len(file.overviews(1))):
+            with rasterio.open(path, overview_level=level) as overview:
+                found.append(overview.read())
+    return found
+
+
+@pytest.mark.parametrize(
+    "encoding",
+    [INT16, Encoding("int32", 0.25, 0.0, -9999), Encoding("float32", 1.0, 0.0, float("nan"))],
+    ids=str,
+)
+def test_levels_are_means_of_the_pixels_with_a_value(tmp_path, encoding):
+    summary = write(tmp_path, scene(*WIDE, encoding=encoding))
+    image, *smaller = levels(summary.paths[0])
+    nodata = summary.encoding.nodata
+    assert [level.shape[1:] for level in smaller] == [(76, 351), (38, 176)]
+    assert (np.isnan(image) if np.isnan(nodata) else image == nodata).any()
+    for before, level, by in zip([image, smaller[0]], smaller, (4, 2), strict=True):
+        for band in range(len(image)):
+            wanted = means(before[band], by, nodata)
+            atol = 0.5 if image.dtype.kind == "i" else 1e-4
+            np.testing.assert_allclose(level[band], wanted, rtol=1e-6, atol=atol)
+
+
+def test_the_first_level_is_that_of_gdal(tmp_path):
+    path = write(tmp_path, scene(300, 1404)).paths[0]
+    copy = tmp_path / "copy.tif"
+    with rasterio.open(path) as file, rasterio.open(copy, "w", **file.profile) as out:
+        out.write(file.read())
+    with rasterio.open(copy, "r+") as file:
+        file.build_overviews([4], Resampling.average)
+    ours, theirs = levels(path)[1], levels(copy)[1]
+    assert np.abs(ours.astype(int) - theirs).max() <= 1  # halves are rounded to even, or up
+
+
+def test_levels_say_how_they_were_made_and_what_marks_no_data(tmp_path):
+    whole = replace(
+        scene(*WIDE, encoding=replace(INT16, nodata=None)),
+        valid=np.ones(WIDE, bool),
+        good_bands=np.ones(6, bool),
+    )
+    for raster, nodata in ((scene(*WIDE), INT16.nodata), (whole, None)):
+        path = write(tmp_path, raster, overwrite=True).paths[0]
+        with rasterio.open(path) as file:
+            assert file.nodata == nodata
+        for level in (0, 1):
+            with rasterio.open(path, overview_level=level) as overview:
+                assert overview.nodata == nodata
+                assert {overview.tags(band)["RESAMPLING"] for band in overview.indexes} == {"AVERAGE"}
+    assert sorted(os.listdir(tmp_path)) == [path.name]  # nothing is left of what it was made of
+
+
+def test_a_mean_that_is_the_nodata_number_by_chance_is_moved():
+    image = np.array([[-1, 1, 0, 0], [1, -1, 0, 5]], np.int16)
+    assert mean_of_pixels(image, 2, nodata=0).tolist() == [[1, 5]]
+    assert mean_of_pixels(np.zeros((3, 3), np.int16), 2, nodata=0).tolist() == [[0, 0], [0, 0]]
