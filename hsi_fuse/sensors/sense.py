@@ -34,7 +34,9 @@ NOISE_BLOCK, PIXELS_PER_BAND = 16, 8
 """Side of the blocks in which noise is sought, fine pixels, and pixels for each band in it at least."""
 NARROWEST_PX = 1.0
 """FWHM that a PSF may always have, fine pixels."""
-PSF_ROUNDS = 4
+PSF_STEPS = 0.1, 0.02, 0.02, 0.02
+"""Size of the first simplex in each round of weights, in logarithms of widths: the first finds the PSF, the
+others mend what outliers made of it."""
 NO_TILT = 1e-3
 """Share of a PSF's leading singular value below which the others are nothing that the pair could show."""
 LEAST_DIMENSIONS, PIXELS_PER_SLOPE = 6, 3
@@ -242,10 +244,10 @@ def _fit_psf(
 
     widths = np.geomspace(smallest, largest, 15)
     theta = np.zeros(3)
-    for _ in range(PSF_ROUNDS):  # weights of a wrong PSF spare the wrong pixels
+    for step in PSF_STEPS:  # weights of a wrong PSF spare the wrong pixels
         before = theta
         start = min((np.array([np.log(w), *theta[1:]]) for w in widths), key=cost)
-        simplex = np.stack([start, *(start + d for d in (np.diag([0.1, 0.1, 0.1])))])
+        simplex = np.concatenate([start[None], start + step * np.eye(3)])
         theta = minimize(
             cost,
             start,
