@@ -211,8 +211,12 @@ def _linearise(
         for b in (a, 1):
             normal[blocks[a], blocks[b]] = basis.gram((slopes[a] * slopes[b]).sum(0) * weight)
     normal[blocks[1], blocks[0]] = normal[blocks[0], blocks[1]].T
-    for band in range(m):
-        cross = np.concatenate([raw.T @ ((slopes[a, band] * root)[:, None] * span) for a in (0, 1)])
-        normal -= cross @ cross.T
+    cross = np.concatenate([raw.T @ _each_with_each(slope * root, span) for slope in slopes])
+    normal -= cross @ cross.T
     left = unexplained(seen.values, residual, seen.support)
     return Quadratic(float((rest**2).sum()), gradient, normal, left, weight, residual / sigma[:, None])
+
+
+def _each_with_each(one: Array, other: Array) -> Array:
+    """Products of (m, N) with (N, p): (N, m p)."""
+    return (one.T[:, :, None] * other[:, None]).reshape(len(other), -1)
