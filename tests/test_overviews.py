@@ -88,3 +88,16 @@ def test_a_mean_that_is_the_nodata_number_by_chance_is_moved():
     image = np.array([[-1, 1, 0, 0], [1, -1, 0, 5]], np.int16)
     assert mean_of_pixels(image, 2, nodata=0).tolist() == [[1, 5]]
     assert mean_of_pixels(np.zeros((3, 3), np.int16), 2, nodata=0).tolist() == [[0, 0], [0, 0]]
+
+
+@pytest.mark.parametrize(
+    "options", [{"interleave": "pixel"}, {"blockxsize": "512", "blockysize": "512"}], ids=str
+)
+def test_other_tiles_take_no_more_space(tmp_path, options):
+    """A tile that is written before it is whole is compressed again, and the file keeps both."""
+    raster = scene(300, 1404)
+    plain, other = (
+        write(tmp_path, raster, overwrite=True, creation_options=o).paths[0].stat().st_size
+        for o in ({}, options)
+    )
+    assert other < 1.02 * plain

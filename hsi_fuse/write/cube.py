@@ -12,6 +12,7 @@ import numpy as np
 import rasterio
 import rasterio.shutil
 from numpy.typing import NDArray
+from rasterio.enums import Interleaving
 from rasterio.windows import Window
 
 from hsi_fuse.errors import HsiFuseWarning, WriteError
@@ -41,9 +42,9 @@ OnRows = Callable[[int, int], None]
 Driver = Literal["GTiff", "ENVI", "COG"]
 
 CHUNK_BYTES = 16 << 20
-CACHE_BYTES = 1 << 20
-"""GDAL's cache while tiles are written, each as a whole. In a larger one those of a small image wait for all
-others, where one thread compresses them, and their order in the file would depend on that."""
+NO_CACHE = 1 << 20
+"""Of GDAL, bytes, while tiles are written that are whole. In a larger cache those of a small image wait for
+all others, where one thread compresses them, and their order in the file would depend on that."""
 
 
 @dataclass(frozen=True)
@@ -214,8 +215,11 @@ def _write_gtiff(part: Path, chunks: _Chunks, options: Mapping[str, str], factor
     options = profile(encoding.dtype, options)
     grid, like = chunks.grid, chunks.like
     assert encoding.nodata is not None
-    with gdal(), rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
-        with rasterio.open(part, "w", count=like.bands, **geometry(grid), **options) as file:
+    with gdal():
+        with (
+            rasterio.open(part, "w", count=like.bands, **geometry(grid), **options) as file,
+            rasterio.Env(**({"GDAL_CACHEMAX": NO_CACHE} if _tiles_come_whole(file) else {})),
+        ):
             overviews = Overviews.within(file, factors, encoding.nodata, part.parent)
             for top in range(0, grid.height, TILE):  # whole tiles, so that each is compressed once
                 bottom = min(top + TILE, grid.height)
@@ -227,6 +231,11 @@ def _write_gtiff(part: Path, chunks: _Chunks, options: Mapping[str, str], factor
             describe(file, like, chunks.stored_encoding)
         overviews.fill(part, chunks.stored_encoding.nodata)
         verify(part, grid)
+
+
+def _tiles_come_whole(file: Any) -> bool:
+    """Whether rows of `TILE` at a time fill whole tiles, as they do unless other ones were asked for."""
+    return file.interleaving != Interleaving.pixel and TILE % file.block_shapes[0][0] == 0
 
 
 def _write_cog(part: Path, chunks: _Chunks, options: Mapping[str, str]) -> None:

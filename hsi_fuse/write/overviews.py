@@ -17,6 +17,7 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from rasterio.enums import Resampling
+from rasterio.windows import Window
 
 from hsi_fuse.threads import at_once
 
@@ -75,8 +76,11 @@ class Overviews:
                 image = smaller
             with rasterio.open(path, "r+", overview_level=level) as file:
                 file.nodata = nodata
-                for band, values in enumerate(image, 1):
-                    file.write(values, band)
+                tall = file.block_shapes[0][0]
+                for top in range(0, file.height, tall):  # all bands of whole tiles, however they are laid
+                    rows = image[:, top : top + tall]
+                    file.write(rows, window=Window(0, top, file.width, rows.shape[1]))
+                for band in file.indexes:
                     file.update_tags(band, RESAMPLING="AVERAGE")
 
     def _shrink(self, image: NDArray[Any], to: NDArray[Any], by: int) -> None:
