@@ -8,7 +8,6 @@ from one to the other.
 from __future__ import annotations
 
 import math
-import mmap
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,12 +15,14 @@ from itertools import pairwise, product
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from hsi_fuse.errors import PresetError
+from hsi_fuse.errors import PresetError, WriteError
 from hsi_fuse.physics import psf_padding
 from hsi_fuse.problem import Estimate, OnStep, Problem, StageResult, window
+from hsi_fuse.scratch import Scratch
 from hsi_fuse.subspace import Subspace, problem_subspace
 from hsi_fuse.threads import hand_back_memory, in_turn
 
@@ -68,15 +69,10 @@ class Divisible(Protocol):
 
 @dataclass(frozen=True)
 class Stored:
-    """Values in a file, mapped into memory."""
+    """Values in a file, mapped into memory; `let_go` as of `Scratch`."""
 
     values: Tensor
-    pages: mmap.mmap
-
-    def let_go(self) -> None:
-        """Leave to the system's cache what was touched: it counts as the process's memory no longer."""
-        if hasattr(mmap, "MADV_DONTNEED"):  # not on every system
-            self.pages.madvise(mmap.MADV_DONTNEED)
+    let_go: Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -156,12 +152,22 @@ class Memory:
         return inputs_bytes(shape, ratio) + whole <= self.limit
 
     def factors(self, count: int, height: int, width: int) -> Stored:
-        """Zeros (count, height, width), float32, in a file that ends with the process."""
-        # no name in the folder: whatever ends the process, nothing is left behind
-        with tempfile.TemporaryFile(dir=self.folder) as file:
-            file.truncate(4 * count * height * width)
-            pages = mmap.mmap(file.fileno(), 4 * count * height * width)
-        return Stored(torch.frombuffer(pages, dtype=torch.float32).view(count, height, width), pages)
+        """Zeros (count, height, width), float32, in a file that ends with the process.
+
+        Raises
+        ------
+        WriteError
+            The folder's disk has no room for them.
+        """
+        try:
+            kept = Scratch.zeros((count, height, width), np.float32, self.folder)
+        except OSError as error:
+            where = self.folder or Path(tempfile.gettempdir())
+            raise WriteError(
+                f"no room in {where} for {4 * count * height * width / 2**30:.1f} GiB, the scene's factors "
+                f"while it is solved ({error.strerror}): free some, or write the product to another disk"
+            ) from error
+        return Stored(torch.from_numpy(kept.values), kept.let_go)
 
 
 def peak_bytes(shape: Sequence[int], ratio: int, threads: int = 1, limit: int = DEFAULT_MEMORY) -> int:

@@ -1,4 +1,4 @@
-"""Overviews: each level holds the means of the pixels under it that have a value."""
+"""Overviews: means of the pixels that have a value, of the image and then of the level before."""
 
 import os
 from dataclasses import replace
@@ -108,3 +108,33 @@ def test_other_tiles_take_no_more_space(tmp_path, options):
         for o in ({}, options)
     )
     assert other < 1.02 * plain
+
+
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "int32", "int64", "uint64", "float32", "float64"])
+def test_means_at_the_ends_of_a_type(kind):
+    limits = np.finfo(kind) if kind.startswith("f") else np.iinfo(kind)
+    image = np.full((2, 4), limits.max, kind)
+    image[:, 2:] = limits.min
+    with np.errstate(all="raise"):
+        assert mean_of_pixels(image, 2, nodata=7).tolist() == [[image[0, 0], image[0, 3]]]
+        # no data is exactly that number, although no float holds the largest integers
+        assert mean_of_pixels(image, 2, nodata=image[0, 0].item()).tolist() == [[image[0, 0], image[0, 3]]]
+
+
+def test_means_of_large_integers_are_exact():
+    image = np.arange(1 << 30, (1 << 30) + 64, dtype=np.int32).reshape(8, 8)
+    np.testing.assert_array_equal(mean_of_pixels(image, 2, nodata=0), np.rint(means(image, 2, 0)))
+
+
+def test_a_mean_of_floats_that_is_the_nodata_number_is_moved_too():
+    image = np.array([[-1, 1], [2, -2]], np.float32)
+    assert mean_of_pixels(image, 2, nodata=0)[0, 0] == np.nextafter(np.float32(0), np.float32(1))
+
+
+def test_levels_take_a_twelfth_of_the_image_and_no_more(tmp_path):
+    raster = without_gaps((300, 1404), INT16)
+    path = write(tmp_path, raster).paths[0]
+    plain = tmp_path / "plain.tif"
+    with rasterio.open(path) as file, rasterio.open(plain, "w", **file.profile, predictor=2, zlevel=1) as out:
+        out.write(file.read())
+    assert path.stat().st_size < 1.1 * plain.stat().st_size

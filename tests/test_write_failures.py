@@ -6,11 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from affine import Affine
 from written import NAMES, rows_of, scene, write
 
 from hsi_fuse.errors import WriteError
 from hsi_fuse.files import atomic, atomic_files, check_output, staged, write_text
+from hsi_fuse.grid import Grid
+from hsi_fuse.raster import Raster
 from hsi_fuse.write import write_cube
 
 
@@ -69,9 +73,10 @@ from hsi_fuse.errors import WriteError
 from hsi_fuse.grid import Grid
 from hsi_fuse.raster import Raster
 from hsi_fuse.write import write_cube
-values = np.random.default_rng(0).random((8, 60, 60), np.float32)
-raster = Raster(values, np.ones((60, 60), bool), Grid(None, Affine.scale(2, -2), 60, 60))
-for limit in map(int, sys.argv[3:]):
+bands, height, width = map(int, sys.argv[3].split("x"))
+values = np.random.default_rng(0).random((bands, height, width), np.float32)
+raster = Raster(values, np.ones((height, width), bool), Grid(None, Affine.scale(2, -2), width, height))
+for limit in map(int, sys.argv[4:]):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     try:
         write_cube(sys.argv[1], lambda a, b: values[:, a:b], raster.grid, raster, driver=sys.argv[2])
@@ -86,7 +91,22 @@ for limit in map(int, sys.argv[3:]):
 @pytest.mark.parametrize("driver", ["GTiff", "ENVI", "COG"])
 def test_full_disk_is_a_write_error_even_when_gdal_notices_only_on_closing(tmp_path, driver):
     limits = ["2000", "90000", "111000"]  # in the pixels, in the directory at the end (GeoTIFF: 113 kB)
-    command = [sys.executable, "-c", FULL_DISK, str(tmp_path / NAMES[driver]), driver, *limits]
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path / NAMES[driver]), driver, "8x60x60", *limits]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="needs limits on file sizes")
+def test_a_disk_full_at_any_byte_of_an_image_with_overviews_is_a_write_error(tmp_path):
+    """In the room kept for the levels, in the pixels, in either level or in the directories at the end."""
+    values = np.random.default_rng(0).random((4, 40, 1100), np.float32)
+    raster = Raster(values, np.ones((40, 1100), bool), Grid(None, Affine.scale(2, -2), 1100, 40))
+    (path,) = write(tmp_path, raster).paths
+    whole = path.stat().st_size
+    path.unlink()
+    limits = [str(round(whole * share)) for share in (0.01, 0.3, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99)]
+    command = [sys.executable, "-c", FULL_DISK, str(path), "GTiff", "4x40x1100", *limits]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert not list(tmp_path.iterdir())

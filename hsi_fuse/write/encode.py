@@ -87,14 +87,14 @@ class Encoder:
         rounded = np.rint(wanted)
         least, most = rounded.min(initial=high), rounded.max(initial=low)  # NaN where one is
         if low <= least and most <= high and not least <= nodata <= most:  # nearly always
-            return _cast(rounded, dtype, low, high), 0
+            return cast(rounded, dtype, low, high), 0
         missing = np.isnan(values)
         wanted[missing] = rounded[missing] = low
         inside = np.clip(rounded, low, high)
         if low <= nodata <= high:
             collides = inside == nodata
             inside[collides] += np.where(wanted[collides] >= nodata, 1, -1)
-        stored = _cast(inside, dtype, low, high)
+        stored = cast(inside, dtype, low, high)
         stored[missing] = nodata
         return stored, int(np.count_nonzero((inside != rounded) & ~missing))
 
@@ -121,8 +121,11 @@ class Encoder:
         return wanted
 
 
-def _cast(inside: NDArray[np.float64], dtype: np.dtype[Any], low: int, high: int) -> NDArray[Any]:
-    """float64 holds no 64-bit extreme: 2**63 - 1 rounds up to 2**63, which does not fit."""
+def cast(inside: NDArray[np.float64], dtype: np.dtype[Any], low: int, high: int) -> NDArray[Any]:
+    """Whole numbers as integers.
+
+    float64 holds no 64-bit extreme: 2**63 - 1 rounds up to 2**63, which does not fit.
+    """
     if dtype.itemsize < 8:
         return inside.astype(dtype)
     stored = np.empty(inside.shape, dtype)

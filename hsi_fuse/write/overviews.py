@@ -2,14 +2,15 @@
 
 GDAL would unpack the finished file once more, which takes about as long as writing it. It lays the levels
 out, and is handed their pixels when the image is done. Where an image's sides are no multiples of a factor,
-a viewer stretches the level over the image and shows its far end less than one of its pixels off.
+a viewer stretches the level over the image and shows its far end less than one of its pixels off. From the
+second on a level is the mean of the one before.
 """
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from numpy.typing import NDArray
 from rasterio.enums import Resampling
 from rasterio.windows import Window
 
+from hsi_fuse.scratch import Scratch
 from hsi_fuse.threads import at_once
+from hsi_fuse.write.encode import cast
 
 # Smaller images are shown as fast without overviews.
 LARGE_PX = 1024
@@ -39,49 +42,75 @@ class Overviews:
     ----------
     factors : sequence of int
         Pixels of the image along a side of a level's.
-    first : ndarray (band, h, w)
-        The first level, in a file without a name.
+    levels : sequence of Scratch
+        Their stored numbers, (band, h, w) each.
     nodata : float
         Stored number of pixels without a value, which do not count.
     """
 
     factors: Sequence[int]
-    first: NDArray[Any]
+    levels: Sequence[Scratch]
     nodata: float
 
     @classmethod
     def within(cls, file: Any, factors: Sequence[int], nodata: float, folder: Path) -> Overviews:
-        """Of a file that is open for writing and has no pixels yet; the first level is kept in `folder`."""
+        """Of a file that is open for writing and has no pixels yet; `folder` has room for the levels."""
         if factors:
-            with rasterio.Env(SPARSE_OK_OVERVIEW="ON"):
+            with rasterio.Env(SPARSE_OK_OVERVIEW="ON"):  # else tiles of zeros would stay in the file
                 file.build_overviews(factors, Resampling.nearest)
-        sizes = [-(-size // FIRST) if factors else 0 for size in file.shape]
-        return cls(factors, _kept((file.count, *sizes), file.dtypes[0], folder), nodata)
+        sizes = [[-(-size // factor) for size in file.shape] for factor in factors]
+        levels = [Scratch.zeros((file.count, *size), file.dtypes[0], folder) for size in sizes]
+        return cls(factors, levels, nodata)
 
     def add(self, top: int, strip: NDArray[Any]) -> None:
         """Rows of the image from `top`, a multiple of `FIRST`, on: stored numbers (band, rows, W)."""
-        if self.factors:
+        if self.levels:
             bottom = -(-(top + strip.shape[1]) // FIRST)
-            self._shrink(strip, self.first[:, top // FIRST : bottom], FIRST)
+            self._shrink(strip, self.levels[0].values[:, top // FIRST : bottom], FIRST)
+            self.levels[0].let_go()
 
     def fill(self, path: Path, nodata: float | None) -> None:
-        """Write all levels into the finished file, whose nodata number, if any, is `nodata`."""
-        image = self.first
-        for level, factor in enumerate(self.factors):
+        """Write all levels into the finished file, whose nodata number, if any, is `nodata`.
+
+        Raises
+        ------
+        OSError, RasterioError
+            They cannot be written, or are not all there afterwards.
+        """
+        for level, kept in enumerate(self.levels):
             if level:
-                ratio = factor // self.factors[level - 1]
-                sizes = [-(-size // ratio) for size in image.shape[1:]]
-                smaller = _kept((len(image), *sizes), image.dtype, path.parent)
-                self._shrink(image, smaller, ratio)
-                image = smaller
-            with rasterio.open(path, "r+", overview_level=level) as file:
+                ratio = self.factors[level] // self.factors[level - 1]
+                self._shrink(self.levels[level - 1].values, kept.values, ratio)
+            try:
+                file = rasterio.open(path, "r+", overview_level=level)
+            except TypeError as error:  # rasterio's, of a file whose end is missing
+                raise OSError("the file is incomplete") from error
+            with file:
                 file.nodata = nodata
                 tall = file.block_shapes[0][0]
                 for top in range(0, file.height, tall):  # all bands of whole tiles, however they are laid
-                    rows = image[:, top : top + tall]
+                    rows = kept.values[:, top : top + tall]
                     file.write(rows, window=Window(0, top, file.width, rows.shape[1]))
                 for band in file.indexes:
                     file.update_tags(band, RESAMPLING="AVERAGE")
+        if self.levels:
+            self._verify(path)
+
+    def _verify(self, path: Path) -> None:
+        """That each tile is there: GDAL writes the last ones on closing, and rasterio drops errors there."""
+        shapes = []
+        with rasterio.open(path) as file:
+            if len(file.overviews(1)) != len(self.levels):
+                raise OSError("overviews are missing")
+        for level in range(len(self.levels)):
+            with rasterio.open(path, overview_level=level) as overview:
+                tall, wide = overview.block_shapes[0]
+                shapes.append((-(-overview.height // tall), -(-overview.width // wide)))
+        with rasterio.open(path) as file:
+            for level, (down, across) in enumerate(shapes):
+                for band, i, j in product(file.indexes, range(down), range(across)):
+                    if file.get_tag_item(f"BLOCK_OFFSET_{j}_{i}", "TIFF", bidx=band, ovr=level) is None:
+                        raise OSError(f"a tile of overview {level} is missing")
 
     def _shrink(self, image: NDArray[Any], to: NDArray[Any], by: int) -> None:
         """Means of `by` x `by` pixels (band, H, W) into `to` (band, h, w)."""
@@ -101,41 +130,39 @@ def factors_of(shape: Sequence[int]) -> list[int]:
 def mean_of_pixels(image: NDArray[Any], by: int, nodata: float) -> NDArray[Any]:
     """Mean of `by` x `by` pixels that have a value, `nodata` where none has: (H, W) -> (h, w).
 
-    At the far ends it is that of the pixels there are. The mean of integers is rounded, and moved by one
-    where it is `nodata` by chance.
+    At the far ends it is that of the pixels there are. The mean of integers is rounded; one that is `nodata`
+    by chance is moved to the next number.
     """
-    missing = np.isnan(image) if np.isnan(nodata) else image == nodata
+    kind, whole = image.dtype, image.dtype.kind != "f"
+    number = kind.type(int(nodata) if whole else nodata)
+    missing = np.isnan(image) if np.isnan(nodata) else image == number
     ends = [(0, -size % by) for size in image.shape]
-    if not missing.any() and not any(end for _, end in ends):  # nearly always
-        mean, empty = _sums(image, by) / by**2, np.zeros((), bool)
+    with np.errstate(over="ignore"):  # the type's last numbers, which infinity is stored as
+        if not missing.any() and not any(end for _, end in ends):  # nearly always
+            mean = _sums(image, by) / by**2
+            empty = np.zeros(mean.shape, bool)
+        else:
+            count = _sums(np.pad(~missing, ends), by)
+            mean, empty = _sums(np.pad(np.where(missing, 0, image), ends), by), count == 0
+            mean /= np.maximum(count, 1)
+    if whole:
+        low, high = (int(end) for end in (np.iinfo(kind).min, np.iinfo(kind).max))
+        out = cast(np.rint(mean), kind, low, high)
+        out[out == number] += 1  # a number between others is never the type's last
     else:
-        count = _sums(np.pad(~missing, ends), by)
-        mean, empty = _sums(np.pad(np.where(missing, 0, image), ends), by), count == 0
-        mean /= np.maximum(count, 1)
-    if image.dtype.kind != "f":
-        np.rint(mean, out=mean)
-        mean[mean == nodata] += 1  # a number between others is never the type's last
-    return np.where(empty, nodata, mean).astype(image.dtype)
+        out = np.clip(mean, np.finfo(kind).min, np.finfo(kind).max).astype(kind)
+        out[out == number] = np.nextafter(number, kind.type(-np.inf if number > 0 else np.inf))
+    out[empty] = number
+    return out
 
 
 def _sums(image: NDArray[Any], by: int) -> NDArray[Any]:
-    """Of squares of pixels, in floats that hold sums of a few small integers exactly."""
-    exact = image.dtype.itemsize <= EXACT_BYTES or image.dtype == np.float32
+    """Of `by` x `by` pixels, in floats that hold sums of small integers exactly."""
     # whole rows first: many times faster than sums over two axes
-    rows: NDArray[Any] = image[::by].astype(np.float32 if exact else np.float64)
+    rows: NDArray[Any] = image[::by].astype(np.float32 if image.dtype.itemsize <= EXACT_BYTES else np.float64)
     for first in range(1, by):
         np.add(rows, image[first::by], out=rows)
     sums: NDArray[Any] = rows[:, ::by].copy()
     for first in range(1, by):
         np.add(sums, rows[:, first::by], out=sums)
     return sums
-
-
-def _kept(shape: Iterable[int], dtype: Any, folder: Path) -> NDArray[Any]:
-    """Zeros in a file that ends with them: of a big scene a level takes half a gigabyte."""
-    shape = tuple(shape)
-    if not all(shape):
-        return np.zeros(shape, dtype)
-    # no name in the folder: whatever ends the process, nothing is left behind
-    with tempfile.TemporaryFile(dir=folder) as file:
-        return np.memmap(file, dtype, "w+", shape=shape)
