@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from synthetic import RATIO, observed, problem_of, scene
 from hsi_fuse import blocks
 from hsi_fuse.blocks import Memory, by_blocks, held_bytes, layout, peak_bytes, sample
 from hsi_fuse.cli import main
-from hsi_fuse.errors import HsiFuseWarning, PresetError
+from hsi_fuse.errors import HsiFuseWarning, PresetError, WriteError
 from hsi_fuse.preset import load_preset
 from hsi_fuse.problem import Problem, silent, window
 from hsi_fuse.quality.synthesis import middle
@@ -109,6 +110,16 @@ def test_factors_live_in_a_file_that_nobody_sees(tmp_path):
     kept.values.add_(1)
     kept.let_go()
     assert float(kept.values.sum()) == 120_000
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_room_for_the_factors_is_a_write_error(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("hsi_fuse.scratch.os.posix_fallocate", full, raising=False)
+    with pytest.raises(WriteError, match=r"no room in .* for 2\.2 GiB"):
+        Memory(1 << 30, tmp_path).factors(9, 8000, 8000)
     assert list(tmp_path.iterdir()) == []
 
 
