@@ -118,7 +118,7 @@ def test_no_room_for_the_factors_is_a_write_error(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("hsi_fuse.scratch.os.posix_fallocate", full, raising=False)
-    with pytest.raises(WriteError, match=r"no room in .* for 2\.2 GiB"):
+    with pytest.raises(WriteError, match=r"no room in .* for 2\.1 GiB"):
         Memory(1 << 30, tmp_path).factors(9, 8000, 8000)
     assert list(tmp_path.iterdir()) == []
 
