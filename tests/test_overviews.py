@@ -138,3 +138,13 @@ def test_levels_take_a_twelfth_of_the_image_and_no_more(tmp_path):
     with rasterio.open(path) as file, rasterio.open(plain, "w", **file.profile, predictor=2, zlevel=1) as out:
         out.write(file.read())
     assert path.stat().st_size < 1.1 * plain.stat().st_size
+
+
+@pytest.mark.parametrize("options", [{}, {"interleave": "pixel"}, {"sparse_ok": "true"}], ids=str)
+def test_tiles_without_data_or_of_zeros_are_no_missing_tiles(tmp_path, options):
+    raster = without_gaps((620, 1500), INT16)
+    raster.values[:, :, 800:] = 0
+    raster = replace(raster, valid=raster.valid & (np.arange(1500) > 700))
+    first = levels(write(tmp_path, raster, creation_options=options).paths[0])[1]
+    assert (first[:, :, :175] == INT16.nodata).all()
+    assert (first[:, :, 200:] == 0).all()
