@@ -93,6 +93,7 @@ class Overviews:
                     file.write(rows, window=Window(0, top, file.width, rows.shape[1]))
                 for band in file.indexes:
                     file.update_tags(band, RESAMPLING="AVERAGE")
+            kept.let_go()
         if self.levels:
             self._verify(path)
 
