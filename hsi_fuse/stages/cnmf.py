@@ -26,7 +26,7 @@ what is still missing, x between 0 and 1 for each kind of mixture; one taken fur
 step that would overshoot comes after short ones, as in Richardson's iteration with Chebyshev's steps."""
 LARGEST_FACTOR = 16.0
 """Of one update where it is taken further."""
-BLOCK_PIXELS = 1 << 13
+BLOCK_PIXELS = 1 << 12
 """Pixels updated at a time: the updates are many and simple, and what they cost is the way to memory."""
 
 
@@ -187,7 +187,7 @@ class Cnmf:
             spectra = _better_spectra(cross, spectra, torch.stack([a @ a.T for a in blocks]).sum(0))
             path.append(spectra)
             seen = _lifted(spectra, constant)
-            gram = seen.T @ seen
+            gram = _gram(seen)
             for y, a in zip(rows, blocks, strict=True):
                 _improve(a, seen.T @ y, gram)
         return path, torch.cat(blocks, 1)
@@ -200,19 +200,19 @@ class Cnmf:
             steps.append(min(STEPS[len(steps) % len(STEPS)], len(path) - done))
             done += steps[-1]
         seen = [_lifted(path[done - 1], constant) for done in accumulate(steps)]
-        grams, blocks = [s.T @ s for s in seen], []
+        grams, blocks = [_gram(s) for s in seen], []
         rows = torch.split(_lifted(data, constant), BLOCK_PIXELS, 1)
         for y, start in zip(rows, torch.split(abundances, BLOCK_PIXELS, 1), strict=True):
-            a = start.clone()
+            a, wanted, room = start.clone(), torch.empty_like(start), torch.empty_like(start)
             for s, gram, step in zip(seen, grams, steps, strict=True):
-                _improve(a, s.T @ y, gram, step)
+                _improve(a, torch.mm(s.T, y, out=wanted), gram, step, room)
             blocks.append(a)
         return torch.cat(blocks, 1)
 
     def _mixed(self, data: Tensor, spectra: Tensor, abundances: Tensor, constant: float) -> Tensor:
         """Update abundances (K, N) of known spectra (b, K) on data (b, N)."""
         seen = _lifted(spectra, constant)
-        gram, blocks = seen.T @ seen, []
+        gram, blocks = _gram(seen), []
         rows = torch.split(_lifted(data, constant), BLOCK_PIXELS, 1)
         for y, start in zip(rows, torch.split(abundances, BLOCK_PIXELS, 1), strict=True):
             cross, a = seen.T @ y, start.clone()
@@ -227,9 +227,21 @@ def _lifted(spectra: Tensor, constant: float) -> Tensor:
     return torch.cat([spectra, spectra.new_full((1, spectra.shape[1]), constant)])
 
 
-def _improve(abundances: Tensor, cross: Tensor, gram: Tensor, step: int = 1) -> None:
-    """A multiplicative update of abundances (K, N), in place, as far as `step` (Lee and Seung, NIPS 2001)."""
-    factor = cross / (gram @ abundances).add_(TINY)
+def _gram(spectra: Tensor) -> Sequence[Tensor]:
+    """Gram matrix of spectra (b, K) as matrices whose product it is: two where few bands make them small."""
+    return (spectra.T, spectra) if 2 * len(spectra) < spectra.shape[1] else (spectra.T @ spectra,)
+
+
+def _improve(
+    abundances: Tensor, cross: Tensor, gram: Sequence[Tensor], step: int = 1, room: Tensor | None = None
+) -> None:
+    """A multiplicative update of abundances (K, N), in place, as far as `step` (Lee and Seung, NIPS 2001).
+
+    `room` (K, N) is written to: new memory at every step would take as long as the step.
+    """
+    first, *rest = gram
+    factor = torch.mm(first, rest[0] @ abundances if rest else abundances, out=room).add_(TINY)
+    torch.div(cross, factor, out=factor)
     if step > 1:
         factor.clamp_max_(LARGEST_FACTOR)
     while step % 2 == 0:  # squares are cheap, powers are not
