@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from hsi_fuse.physics import blur_down
+from hsi_fuse.physics import Blur, Strip, blur_of
 from hsi_fuse.problem import Estimate, Problem, averaged
 from hsi_fuse.subspace import Subspace, nearest, problem_subspace, upsample
 
@@ -81,24 +81,27 @@ class Interpolation:
         return replace(self, basis=matrix @ self.basis, mean=level if offset is None else level + offset)
 
     def degraded(self, psf: Tensor, ratio: int) -> Tensor:
-        """The cube at the HSI's resolution, (b, h, w)."""
-        return self._as_seen(lambda fine: blur_down(fine, psf, ratio))
+        """The cube at the HSI's resolution, (b, h, w): no fine image is formed."""
+        _, height, width = self.shape
+        blur = blur_of(psf, ratio, (height // ratio, width // ratio), self.hsi)
+        again = _of_interpolated(blur, self.ratio, self.hsi.shape[1:])
+        return self._as_seen(again.down)
 
     def averaged(self, step: int, bands: Sequence[int] | None = None) -> Tensor:
         """Means of step x step pixels of some bands or all, (bands, H // step, W // step)."""
         few = slice(None) if bands is None else list(bands)
         some = replace(self, basis=self.basis[few], mean=self.mean[few])
-        return some._as_seen(lambda fine: averaged(fine, step))
+
+        def means(image: Tensor) -> Tensor:  # of fine images one at a time
+            return torch.cat([averaged(upsample(part[None], self.ratio), step) for part in image])
+
+        return some._as_seen(means)
 
     def _as_seen(self, by: Callable[[Tensor], Tensor]) -> Tensor:
-        """The cube as something linear sees it that takes fine images one by one, (1, H, W) -> (1, p, q)."""
-
-        def fine(image: Tensor) -> Tensor:
-            return torch.cat([by(upsample(part[None], self.ratio)) for part in image])
-
+        """The cube as something linear sees it that takes images (c, h, w) of it, to (c, p, q)."""
         if len(self.basis) < self.subspace.size:  # fewer bands than factors to interpolate
-            return fine(self._composed(lambda factors: factors))
-        return self._composed(fine)
+            return by(self._composed(lambda factors: factors))
+        return self._composed(by)
 
     def _composed(self, of: Callable[[Tensor], Tensor]) -> Tensor:
         """The bands, (b, p, q), of images (some, p, q) made of some of the factors at a time."""
@@ -120,3 +123,20 @@ class Interpolation:
         parts = [slice(top, min(top + ROWS, last)) for top in range(first, last, ROWS)]
         filled = (self.hsi[:, rows[part], columns[part]] for part in parts)
         return torch.cat([subspace.project(part) for part in filled], 1)
+
+
+def _of_interpolated(blur: Blur, ratio: int, shape: Sequence[int]) -> Blur:
+    """A blur of images that are interpolated first as one of the images themselves, (h, w)."""
+
+    def of(strip: Strip, size: int) -> Strip:
+        first, last = max(strip.low // ratio - REACH, 0), min(-(-strip.high // ratio) + REACH, size)
+        each = torch.eye(last - first).to(strip.taps)[:, :, None]  # one pixel after the other along the axis
+        inner = slice(strip.low - first * ratio, strip.high - first * ratio)
+        weights = upsample(each, ratio)[:, inner, 0].T  # (high - low, last - first)
+        return replace(strip, low=first, high=last, taps=strip.taps @ weights)
+
+    rows, columns = (
+        [of(strip, size) for strip in strips]
+        for strips, size in zip((blur.rows, blur.columns), shape, strict=True)
+    )
+    return replace(blur, rows=rows, columns=columns)

@@ -42,7 +42,7 @@ def _padded(psf: Tensor, ratio: int) -> tuple[Tensor, int]:
 
 
 @dataclass(frozen=True)
-class _Strip:
+class Strip:
     """A PSF along one axis, of a few HSI pixels: coarse[first:last] = taps @ fine[low:high].
 
     `taps` (r, last - first, high - low) has an entry for each of the PSF's r separable terms; what is
@@ -64,8 +64,8 @@ class Blur:
     more for one that is turned. `rows` and `columns` are their strips.
     """
 
-    rows: list[_Strip]
-    columns: list[_Strip]
+    rows: list[Strip]
+    columns: list[Strip]
     rank: int
 
     @classmethod
@@ -120,7 +120,7 @@ class Blur:
         return out
 
 
-def _strips(taps: Tensor, ratio: int, reach: int, size: int) -> list[_Strip]:
+def _strips(taps: Tensor, ratio: int, reach: int, size: int) -> list[Strip]:
     """The strips of an axis of `size` HSI pixels for taps (r, p)."""
     length, out = ratio * size, []
     if reach > length:
@@ -132,7 +132,7 @@ def _strips(taps: Tensor, ratio: int, reach: int, size: int) -> list[_Strip]:
         low, high = max(start, 0), min(stop, length)
         plain = start >= 0 and stop <= length and last - first == STRIP
         if plain and inner is not None:
-            out.append(_Strip(first, last, low, high, inner))
+            out.append(Strip(first, last, low, high, inner))
             continue
         at = ratio * torch.arange(last - first)[:, None] + torch.arange(taps.shape[1])[None] + start
         at = torch.where(at < 0, -1 - at, at)
@@ -147,7 +147,7 @@ def _strips(taps: Tensor, ratio: int, reach: int, size: int) -> list[_Strip]:
         )
         if plain:
             inner = matrix
-        out.append(_Strip(first, last, low, high, matrix))
+        out.append(Strip(first, last, low, high, matrix))
     return out
 
 
