@@ -17,7 +17,15 @@ from hsi_fuse.physics import blur_down, mix_bands
 from hsi_fuse.problem import Estimate, Problem
 from hsi_fuse.quality import checks, metrics
 from hsi_fuse.quality import cube as streamed
-from hsi_fuse.quality.assess import SCHEMA, AssessOptions, Quality, assess, plain
+from hsi_fuse.quality.assess import (
+    COUNTED_ROWS,
+    SCHEMA,
+    AssessOptions,
+    Quality,
+    _integrity,
+    assess,
+    plain,
+)
 from hsi_fuse.quality.cube import StreamedCube
 from hsi_fuse.quality.reduced import degrade, reduce_problem
 from hsi_fuse.quality.verdict import baseline_wins, judge
@@ -288,6 +296,31 @@ def test_negative_values_weigh_what_they_take_away(scene):
     assert part["negative_pct"] == pytest.approx(50, abs=0.1)
     assert part["negative_weight_pct"] == pytest.approx(100 * float((upper / lower).mean()), rel=1e-4)
     assert part["negative_weight_input_pct"] == 0
+
+
+def test_negative_values_of_a_large_scene_are_counted_on_some_of_its_rows(scene):
+    small, _ = scene
+    high, wide = 4 * COUNTED_ROWS, 5
+    hsi = torch.rand(BANDS, high, wide)
+    hsi[:, ::2] *= -1  # the input's are counted on the same ground
+    problem = replace(
+        small,
+        hsi=hsi,
+        hsi_weight=torch.ones(high, wide),
+        guide=torch.ones(len(small.guide), RATIO * high, RATIO * wide),
+        guide_weight=torch.ones(RATIO * high, RATIO * wide),
+    )
+    cube, read = hsi.repeat_interleave(RATIO, 1).repeat_interleave(RATIO, 2), []
+    cube[:, :, ::2] *= -1
+
+    def rows(start, stop):
+        read.append((start, stop))
+        return cube[:, start:stop]
+
+    part = _integrity(problem, StreamedCube.of(tuple(cube.shape), rows), ())
+    assert read == [(4 * RATIO * i, 4 * RATIO * i + RATIO) for i in range(COUNTED_ROWS)]
+    assert part["negative_pct"] == pytest.approx(50)
+    assert part["negative_input_pct"] == pytest.approx(100)
 
 
 class Largest(TorchDispatchMode):
