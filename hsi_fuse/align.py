@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 
 import numpy as np
 from affine import Affine
@@ -14,6 +15,7 @@ from scipy import ndimage
 from hsi_fuse.errors import AlignmentError, HsiFuseWarning
 from hsi_fuse.grid import Grid
 from hsi_fuse.raster import Raster
+from hsi_fuse.registration.tiles import Tile
 from hsi_fuse.threads import at_once
 
 Array = NDArray[np.float64]
@@ -159,7 +161,11 @@ def window_of(hsi: Grid, guide: Grid, mapping: Affine, margin_hsi_px: float) -> 
 
 
 def resample(
-    guide: Raster, mapping: Affine, displacement: NDArray[np.float32] | None, shape: tuple[int, int]
+    guide: Raster,
+    mapping: Affine,
+    displacement: NDArray[np.float32] | None,
+    shape: tuple[int, int],
+    part: Tile | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Bring native guide pixels to the target grid, once, by cubic splines.
 
@@ -175,6 +181,8 @@ def resample(
     displacement : ndarray (2, p, q) or None
         Added after `mapping`, guide pixels, on a lattice from corner to corner of the target.
     shape : (H, W)
+    part : pair of slice, optional
+        Rows and columns of the target that are wanted: H and W of the results are theirs.
 
     Returns
     -------
@@ -183,7 +191,7 @@ def resample(
     weight : ndarray (H, W), float32
         1 where the guide has data around the sample, else 0.
     """
-    height, width = shape
+    first, last = zip(*((p.start, p.stop) for p in part), strict=True) if part else ((0, 0), shape)
     a, b, _, d, e, _ = mapping[:6]
     # guide pixels per target pixel along the guide's own columns and rows
     sigma = [np.sqrt(max(step**2 - 1, 0) / 12) for step in (np.hypot(d, e), np.hypot(a, b))]
@@ -194,19 +202,18 @@ def resample(
     clear = (
         ndimage.binary_erosion(guide.valid, np.ones((3, 3)), border_value=1) if holes.any() else guide.valid
     )
-    values = np.zeros((len(native), height, width), np.float32)
-    weight = np.zeros(shape, np.float32)
+    weight = np.zeros([end - start for start, end in zip(first, last, strict=True)], np.float32)
+    values = np.zeros((len(native), *weight.shape), np.float32)
 
-    def sample(part: tuple[slice, slice]) -> None:
-        across, down = (np.arange(axis.start, axis.stop) + 0.5 for axis in part[::-1])
+    def sample(tile: Tile) -> None:
+        down, across = (
+            np.arange(axis.start, axis.stop) + start + 0.5 for axis, start in zip(tile, first, strict=True)
+        )
         columns, rows = to_guide(mapping, displacement, shape, *np.meshgrid(across, down)) - 0.5
         # pixels' centres are integers now
         nearest = [np.rint(where).astype(int) for where in (rows, columns)]
-        seen = np.ones(rows.shape, bool)
-        for index, size in zip(nearest, guide.valid.shape, strict=True):
-            seen &= (index >= 0) & (index < size)
-        seen[seen] = clear[nearest[0][seen], nearest[1][seen]]
-        weight[part] = seen
+        seen = _at(clear, nearest)
+        weight[tile] = seen
         if not seen.any():
             return
         # of a big guide the coefficients of all splines take gigabytes
@@ -218,18 +225,38 @@ def resample(
         for band, image in enumerate(native):
             splines = _prepared(image[window], sigma)
             sampled = ndimage.map_coordinates(splines, places, order=3, mode="mirror", prefilter=False)
-            values[band][part][seen] = sampled
+            values[band][tile][seen] = sampled
 
-    tops, lefts = (range(0, side, TILE_PX) for side in shape)
-    at_once(
-        sample,
-        [
-            (slice(top, min(top + TILE_PX, height)), slice(left, min(left + TILE_PX, width)))
-            for top in tops
-            for left in lefts
-        ],
+    tops, lefts = (
+        [slice(start, min(start + TILE_PX, side)) for start in range(0, side, TILE_PX)]
+        for side in weight.shape
     )
+    at_once(sample, list(product(tops, lefts)))
     return values, weight
+
+
+def covered(
+    valid: NDArray[np.bool_],
+    mapping: Affine,
+    displacement: NDArray[np.float32] | None,
+    shape: tuple[int, int],
+) -> NDArray[np.bool_]:
+    """Which pixels of an image (H, W) have their centre on valid pixels (gh, gw) of the guide.
+
+    `mapping`, `displacement`, `shape`: as of `to_guide`.
+    """
+    rows, columns = (np.arange(side) + 0.5 for side in shape)
+    across, down = to_guide(mapping, displacement, shape, *np.meshgrid(columns, rows))
+    return _at(valid, [np.floor(where).astype(int) for where in (down, across)])
+
+
+def _at(valid: NDArray[np.bool_], places: Sequence[NDArray[np.intp]]) -> NDArray[np.bool_]:
+    """Whether the guide is valid (gh, gw) at rows and columns (...); nowhere beyond its edges."""
+    there = np.ones(places[0].shape, bool)
+    for index, size in zip(places, valid.shape, strict=True):
+        there &= (index >= 0) & (index < size)
+    there[there] = valid[places[0][there], places[1][there]]
+    return there
 
 
 def _prepared(band: NDArray[np.float32], sigma: Sequence[float]) -> NDArray[np.float32]:

@@ -8,7 +8,7 @@ import rasterio.warp
 from affine import Affine
 from rasterio.crs import CRS
 
-from hsi_fuse.align import resample, start_mapping, window_of
+from hsi_fuse.align import covered, resample, start_mapping, window_of
 from hsi_fuse.errors import AlignmentError, HsiFuseWarning
 from hsi_fuse.grid import Grid
 from hsi_fuse.raster import Raster
@@ -184,6 +184,20 @@ def test_a_guide_brought_over_in_tiles_is_the_same(monkeypatch, size):
     assert np.array_equal(tiles[1], whole[1])
     assert 0.5 < whole[1].mean() < 1
     assert np.allclose(tiles[0], whole[0], atol=1e-6)
+    part = slice(13, 90 // int(size)), slice(5, 41)
+    few = resample(guide, mapping, displacement, shape, part)
+    assert np.array_equal(few[1], whole[1][part])
+    assert np.allclose(few[0], whole[0][:, *part], atol=1e-6)
+
+
+def test_pixels_are_covered_where_their_centre_is():
+    valid = np.ones((40, 60), bool)
+    valid[:, 20:24] = False
+    found = covered(valid, Affine.translation(-8, 0) * Affine.scale(4), None, (12, 15))
+    expected = np.zeros((12, 15), bool)
+    expected[:10, 2:] = True  # the guide begins with the third column and ends with the tenth row
+    expected[:, 7] = False
+    assert np.array_equal(found, expected)
 
 
 def test_large_pixels_do_not_alias():

@@ -11,7 +11,7 @@ from affine import Affine
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hsi_fuse.align import resample
+from hsi_fuse.align import covered, resample
 from hsi_fuse.errors import AlignmentError
 from hsi_fuse.raster import Raster
 from hsi_fuse.registration.confidence import AREAS, PIXELS, Misfit, rejected
@@ -29,8 +29,9 @@ from hsi_fuse.registration.heldout import (
 from hsi_fuse.registration.register import RegisterOptions, locate
 from hsi_fuse.registration.response import Response
 from hsi_fuse.registration.state import State
+from hsi_fuse.registration.tiles import Tile, finer
 from hsi_fuse.registration.warp import Array, Observer, Pair, on_lattice
-from hsi_fuse.sensors.sense import Sensed, Sensing, sense
+from hsi_fuse.sensors.sense import Sensed, Sensing, sense, windows_of
 from hsi_fuse.subspace import fill_nearest, learn_subspace
 
 DIMENSIONS = 10
@@ -178,9 +179,6 @@ def register_pair(
             if state.bent:
                 says = information_of(asked_again(halves, state, psf, ratio))
         moved = np.inf if last is None else _largest_move(last.fitted, fitted)
-        if not state.bent:
-            best = None  # makes way for this turn: of a big scene each holds a guide of a gigabyte
-        last = None
         last = _sensed(state, fitted, values, window, start.bend, ratio, sensing)
         psf = last.psf
         # curve, PSF and what is left out can lead each other astray, of which unseen pixels tell
@@ -191,16 +189,18 @@ def register_pair(
     on_turn(TURNS, TURNS)
     assert best is not None
     misfit = Misfit.of(Observer(best.state.whole, best.psf, ratio, thin=False), best.fitted)
+    told = held_out(best.state, best.fitted, best.psf, ratio, options)
+    guide, guide_weight = _on_target(window, best.mapping, best.bend, best.state, ratio)
     return Registered(
         best.mapping,
         best.bend,
         best.fitted,
         best.sensed,
-        best.guide,
-        best.guide_weight,
+        guide,
+        guide_weight,
         misfit.confidence(PIXELS),
         rejected(misfit.confidence(AREAS)),
-        *held_out(best.state, best.fitted, best.psf, ratio, options),
+        *told,
         best.state.responses,
     )
 
@@ -213,8 +213,6 @@ class _Turn:
     fitted: Mapped
     mapping: Affine
     bend: NDArray[np.float32] | None
-    guide: NDArray[np.float32]
-    guide_weight: NDArray[np.float32]
     sensed: Sensed
 
     @property
@@ -232,16 +230,35 @@ def _sensed(
     ratio: int,
     sensing: Sensing,
 ) -> _Turn:
-    """The sensors under a mapping."""
+    """The sensors under a mapping, of that part of the pair which tells them."""
     mapping, total = _whole(fitted, bend)
+    weight = state.raw.low_weight
+    under = torch.from_numpy(covered(window.valid, mapping, total, state.raw.shape)).to(weight.device)
+    own, part = windows_of(under & (weight > 0), sensing.options)
+    looked = torch.zeros_like(weight)
+    looked[own] = weight[own]
+    guide, there = (
+        torch.from_numpy(each).to(values)
+        for each in _on_target(window, mapping, total, state, ratio, finer(part, ratio))
+    )
+    sensed = sense(values[:, part[0], part[1]], looked[part], guide, there, ratio, sensing)
+    return _Turn(state, fitted, mapping, total, sensed)
+
+
+def _on_target(
+    window: Raster,
+    mapping: Affine,
+    bend: NDArray[np.float32] | None,
+    state: State,
+    ratio: int,
+    part: Tile | None = None,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The guide, made linear, on the target grid or on a part of it; its weight."""
     if state.bent:
         bands = [r(b) for r, b in zip(state.responses, window.values, strict=True)]
         window = replace(window, values=np.stack(bands))
-    shape = (state.raw.shape[0] * ratio, state.raw.shape[1] * ratio)
-    fine, weight = resample(window, mapping * Affine.scale(1 / ratio), total, shape)
-    seen = torch.from_numpy(fine).to(values), torch.from_numpy(weight).to(values)
-    sensed = sense(values, state.raw.low_weight, *seen, ratio, sensing)
-    return _Turn(state, fitted, mapping, total, fine, weight, sensed)
+    height, width = state.raw.shape
+    return resample(window, mapping * Affine.scale(1 / ratio), bend, (height * ratio, width * ratio), part)
 
 
 def _simplified(pair: Pair) -> Pair:

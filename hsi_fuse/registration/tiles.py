@@ -12,7 +12,13 @@ SIDE = 32
 """Of a tile, HSI pixels: the PSF asks for a rim around each."""
 
 Tile = tuple[slice, slice]
-"""Rows and columns of the HSI."""
+"""Rows and columns of an image, the HSI's unless said otherwise."""
+
+
+def finer(tile: Tile, ratio: int) -> Tile:
+    """The same part of the refined grid."""
+    rows, columns = (slice(part.start * ratio, part.stop * ratio) for part in tile)
+    return rows, columns
 
 
 def strips(shape: tuple[int, int], tall: int) -> list[Tile]:

@@ -22,6 +22,7 @@ from torch import Tensor
 from hsi_fuse.errors import AlignmentError
 from hsi_fuse.physics import blur_down, gaussian_psf
 from hsi_fuse.registration.robust import ROBUST_ROUNDS, tukey
+from hsi_fuse.registration.tiles import Tile, finer
 from hsi_fuse.sensor import Sensor
 from hsi_fuse.sensors.known import KnownSensor
 from hsi_fuse.sensors.srf_fit import SrfPrior, fit_srf, strips
@@ -172,29 +173,34 @@ def supported(guide_weight: Tensor, hsi_weight: Tensor, psf: Tensor, ratio: int)
 def _window(
     hsi: Tensor, hsi_weight: Tensor, guide: Tensor, guide_weight: Tensor, ratio: int, options: SenseOptions
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Central window of the overlap, at most `crop_hsi_px` HSI pixels a side.
-
-    Around it a rim as wide as the widest PSF reaches, whose HSI pixels have no weight: at the window's own
-    edge the PSF would see mirrored ground as if the guide showed it.
-    """
-    most, rim = options.crop_hsi_px, int(np.ceil(3.2 * options.psf_fwhm_hsi_px[1] / 2.3548))
+    """Central window of the overlap and its rim, whose HSI pixels have no weight."""
     both = (
         blur_down(guide_weight[None], torch.ones_like(guide_weight[:ratio, :ratio]) / ratio**2, ratio)[0] > 0
     ) & (hsi_weight > 0)
-    spans, inner = [], torch.zeros_like(hsi_weight)
+    own, (rows, columns) = windows_of(both, options)
+    inner = torch.zeros_like(hsi_weight)
+    inner[own] = hsi_weight[own]
+    fine = finer((rows, columns), ratio)
+    return hsi[:, rows, columns], inner[rows, columns], guide[(slice(None), *fine)], guide_weight[fine]
+
+
+def windows_of(both: Tensor, options: SenseOptions) -> tuple[Tile, Tile]:
+    """Where HSI and guide both are, (h, w): its middle, as much as the options allow, and that with a rim.
+
+    As wide as the widest PSF reaches: at the window's own edge the PSF would see mirrored ground as if the
+    guide showed it.
+    """
+    most, rim = options.crop_hsi_px, int(np.ceil(3.2 * options.psf_fwhm_hsi_px[1] / 2.3548))
+    own, wider = [], []
     for axis in (1, 0):
-        line = torch.nonzero(both.any(axis))[:, 0]
-        first, last = (int(line.min()), int(line.max()) + 1) if len(line) else (0, both.shape[1 - axis])
+        line, side = torch.nonzero(both.any(axis))[:, 0], both.shape[1 - axis]
+        first, last = (int(line.min()), int(line.max()) + 1) if len(line) else (0, side)
         if last - first > most:
             first = (first + last - most) // 2
             last = first + most
-        spans.append((first, last))
-    (r0, r1), (c0, c1) = spans
-    inner[r0:r1, c0:c1] = hsi_weight[r0:r1, c0:c1]
-    height, width = hsi_weight.shape
-    r0, r1, c0, c1 = max(r0 - rim, 0), min(r1 + rim, height), max(c0 - rim, 0), min(c1 + rim, width)
-    fine = (slice(r0 * ratio, r1 * ratio), slice(c0 * ratio, c1 * ratio))
-    return hsi[:, r0:r1, c0:c1], inner[r0:r1, c0:c1], guide[(slice(None), *fine)], guide_weight[fine]
+        own.append(slice(first, last))
+        wider.append(slice(max(first - rim, 0), min(last + rim, side)))
+    return (own[0], own[1]), (wider[0], wider[1])
 
 
 def _unexplained(design: Tensor, seen: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
