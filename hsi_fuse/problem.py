@@ -214,7 +214,7 @@ class Estimate:
         block = self.coefficients[:, start:stop]  # (k, r, W)
         rows = block.new_empty(len(self.basis), *block.shape[1:])
         for i in range(block.shape[1]):  # one at a time: rounding then does not depend on the block
-            rows[:, i] = torch.addmm(self.mean[:, None], self.basis, block[:, i].contiguous())
+            torch.addmm(self.mean[:, None], self.basis, block[:, i].contiguous(), out=rows[:, i])
         return rows
 
     def parts(self, ranges: Iterable[tuple[int, int]]) -> Iterator[Tensor]:
