@@ -9,6 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -60,6 +61,19 @@ def _glibc(name: str, *values: int) -> None:
     found = getattr(ctypes.CDLL(None), name, None) if sys.platform.startswith("linux") else None
     if found is not None:
         found(*values)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """For many small operations one after the other: a second thread costs more than it helps."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def at_once(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:

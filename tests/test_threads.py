@@ -6,7 +6,14 @@ import time
 import pytest
 import torch
 
-from hsi_fuse.threads import at_once, hand_back_memory, in_turn, keep_memory, thread_environment
+from hsi_fuse.threads import (
+    at_once,
+    hand_back_memory,
+    in_turn,
+    keep_memory,
+    one_thread,
+    thread_environment,
+)
 
 
 @pytest.fixture(params=[1, 3])
@@ -25,6 +32,13 @@ def test_work_at_once_keeps_its_order_and_leaves_the_threads_as_they_were(thread
         return item, torch.get_num_threads()
 
     assert at_once(work, range(2 * threads)) == [(item, 1) for item in range(2 * threads)]
+    assert torch.get_num_threads() == threads
+
+
+def test_one_thread_for_a_while_whatever_happens(threads):
+    with pytest.raises(ValueError, match="broken"), one_thread():
+        assert torch.get_num_threads() == 1
+        raise ValueError("broken")
     assert torch.get_num_threads() == threads
 
 

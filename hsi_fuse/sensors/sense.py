@@ -27,6 +27,7 @@ from hsi_fuse.sensor import Sensor
 from hsi_fuse.sensors.known import KnownSensor
 from hsi_fuse.sensors.srf_fit import SrfPrior, fit_srf, strips
 from hsi_fuse.subspace import fill_nearest, learn_subspace
+from hsi_fuse.threads import one_thread
 
 Array = NDArray[np.float64]
 FLATTEST, LEAST_OWN = 0.02, 0.2
@@ -214,6 +215,7 @@ def _unexplained(design: Tensor, seen: Tensor, weight: Tensor) -> tuple[Tensor, 
     return residual, (residual**2 * weight).sum(1) / total.clamp_min(1e-30)
 
 
+@one_thread()
 def _fit_psf(
     low: Tensor, hsi_weight: Tensor, guide: Tensor, guide_weight: Tensor, ratio: int, options: SenseOptions
 ) -> tuple[Tensor, dict[str, object]]:
