@@ -38,7 +38,7 @@ SAMPLED = 9
 WELL_SEEN = 0.5
 """Share of its pixels on the guide, in the best patch's, from which on a patch can be one of them."""
 SETTLED = 0.025
-"""Largest last step of a patch, HSI pixels. Those after it move its pixels by a thousandth in the mean."""
+"""Largest last step of a patch, HSI pixels. The next is half of that at most, and turns fit patches anew."""
 LATTICE = 9
 """Places along each axis of a patch at which its standard error is kept."""
 
