@@ -198,10 +198,7 @@ def resample(
     margin = SPLINE_REACH + int(np.ceil(BLUR_REACH * max(sigma)))
     holes = ~guide.valid
     native = fill_holes(guide.values, holes)
-    # a sample counts only where the pixels that carry most of the spline are all valid
-    clear = (
-        ndimage.binary_erosion(guide.valid, np.ones((3, 3)), border_value=1) if holes.any() else guide.valid
-    )
+    clear = _clear(guide.valid)
     weight = np.zeros([end - start for start, end in zip(first, last, strict=True)], np.float32)
     values = np.zeros((len(native), *weight.shape), np.float32)
 
@@ -241,13 +238,18 @@ def covered(
     displacement: NDArray[np.float32] | None,
     shape: tuple[int, int],
 ) -> NDArray[np.bool_]:
-    """Which pixels of an image (H, W) have their centre on valid pixels (gh, gw) of the guide.
+    """Which pixels of an image (H, W) have their centre where `resample` has values of valid (gh, gw) pixels.
 
     `mapping`, `displacement`, `shape`: as of `to_guide`.
     """
     rows, columns = (np.arange(side) + 0.5 for side in shape)
     across, down = to_guide(mapping, displacement, shape, *np.meshgrid(columns, rows))
-    return _at(valid, [np.floor(where).astype(int) for where in (down, across)])
+    return _at(_clear(valid), [np.floor(where).astype(int) for where in (down, across)])
+
+
+def _clear(valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Guide pixels around which a sample counts: those that carry most of the spline are all valid."""
+    return valid if valid.all() else ndimage.binary_erosion(valid, np.ones((3, 3)), border_value=1)
 
 
 def _at(valid: NDArray[np.bool_], places: Sequence[NDArray[np.intp]]) -> NDArray[np.bool_]:

@@ -331,6 +331,7 @@ def by_blocks(stage: Divisible, problem: Problem, side: int, memory: Memory, on_
         return apply(part) if bool((part.hsi_weight > 0).any()) else None  # no data, no product
 
     most = memory.side_by_side(problem.hsi.shape, problem.ratio, side) if problem.device.type == "cpu" else 1
+    most = min(most, len(blocks))  # a single one has all threads
     for number, (block, result) in enumerate(zip(blocks, in_turn(solved, blocks, most), strict=True)):
         on_step("blocks", number, len(blocks), 0.0)
         if result is None:

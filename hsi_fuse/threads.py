@@ -108,9 +108,10 @@ def in_turn(
         finally:
             working.discard(threading.get_ident())
 
-    torch.set_num_threads(threads // workers)  # also of the pool's threads, which ask when they begin
+    each = threads // workers
+    torch.set_num_threads(each)  # what a thread begins with, unless it says so itself, hangs on all others
     try:
-        with ThreadPoolExecutor(workers) as pool:
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(each,)) as pool:
             begun: deque[Future[Result]] = deque()
             try:
                 for item in items:

@@ -321,6 +321,10 @@ def test_negative_values_of_a_large_scene_are_counted_on_some_of_its_rows(scene)
     assert read == [(4 * RATIO * i, 4 * RATIO * i + RATIO) for i in range(COUNTED_ROWS)]
     assert part["negative_pct"] == pytest.approx(50)
     assert part["negative_input_pct"] == pytest.approx(100)
+    few = torch.zeros(high, wide)
+    few[1:3] = 1
+    part = _integrity(replace(problem, hsi_weight=few), StreamedCube.of(tuple(cube.shape), rows), ())
+    assert part["negative_input_pct"] == pytest.approx(50)  # of the second and the third row
 
 
 class Largest(TorchDispatchMode):

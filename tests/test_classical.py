@@ -11,7 +11,7 @@ from hsi_fuse.classical import LinearModel, guide_deviation
 from hsi_fuse.cyclic import CyclicBlur, mirror, rim_hsi_px, unmirror
 from hsi_fuse.physics import blur_down, gaussian_psf
 from hsi_fuse.problem import silent
-from hsi_fuse.stages.cnmf import Cnmf
+from hsi_fuse.stages.cnmf import Cnmf, _gram, _improve
 from hsi_fuse.stages.gsa import Gsa
 from hsi_fuse.stages.hysure import Hysure, step_power, steps, steps_adjoint
 from hsi_fuse.stages.sylvester import Sylvester, interpolation_error
@@ -178,6 +178,21 @@ def test_pixels_that_follow_a_few_are_unmixed_as_if_all_had_learned(problem):
     # and others that follow later, as parts of a big scene do, are unmixed alike
     again = few_learn.follow(problem, learned).estimate.rows(0, height)
     assert torch.allclose(again, other, atol=1e-5 * float(cube.max()))
+
+
+@pytest.mark.parametrize(("bands", "factors"), [(5, 2), (40, 1)])
+def test_few_bands_update_abundances_as_many_do(bands, factors):
+    draw = torch.Generator().manual_seed(0)
+    spectra, data, abundances = (
+        torch.rand(*shape, generator=draw, dtype=torch.float64)
+        for shape in ((bands, 20), (bands, 50), (20, 50))
+    )
+    cross, gram = spectra.T @ data, _gram(spectra)
+    assert len(gram) == factors
+    expected = abundances * (cross / (spectra.T @ spectra @ abundances)) ** 2
+    room = torch.empty_like(abundances)
+    _improve(abundances, cross, gram, 2, room)
+    assert torch.allclose(abundances, expected)
 
 
 def test_cnmf_s_sum_to_one_is_as_strict_as_asked(problem):

@@ -7,8 +7,9 @@ import torch
 from synthetic import RATIO, observed, problem_of, scene
 
 from hsi_fuse import interpolation
-from hsi_fuse.interpolation import Interpolation
-from hsi_fuse.subspace import interpolate
+from hsi_fuse.interpolation import Interpolation, _of_interpolated
+from hsi_fuse.physics import blur_down, blur_of, gaussian_psf
+from hsi_fuse.subspace import interpolate, upsample
 
 
 @pytest.fixture(params=["whole", "with holes"])
@@ -39,3 +40,12 @@ def test_it_is_interpolation(problem, bands):
     assert torch.allclose(lazy.degraded(psf, RATIO), plain.degraded(psf, RATIO), atol=1e-5)
     for some in (None, (1, 0)):
         assert torch.allclose(lazy.averaged(3, some), plain.averaged(3, some), atol=1e-5)
+
+
+@pytest.mark.parametrize("ratio", [1, 2, 3, 8])
+@pytest.mark.parametrize("shape", [(40, 7), (1, 19)])
+def test_what_a_psf_sees_of_it_is_seen_on_the_pixels_themselves(ratio, shape):
+    images = torch.randn(3, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for psf in (gaussian_psf(ratio, 0.9 * ratio), gaussian_psf(ratio, 0.3 * ratio, 0.6 * ratio, angle=0.4)):
+        found = _of_interpolated(blur_of(psf.double(), ratio, shape, images), ratio, shape).down(images)
+        assert torch.allclose(found, blur_down(upsample(images, ratio), psf.double(), ratio), atol=1e-12)

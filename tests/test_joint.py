@@ -25,7 +25,7 @@ from hsi_fuse.registration.figures import registration_figures
 from hsi_fuse.registration.joint import Registered, Start, register_pair
 from hsi_fuse.registration.register import RegisterOptions
 from hsi_fuse.registration.warp import Pair, on_lattice
-from hsi_fuse.sensors.sense import Sensing
+from hsi_fuse.sensors.sense import SenseOptions, Sensing, sense
 
 NEAR = Affine.translation(0.3 * RATIO, -0.2 * RATIO)
 
@@ -73,6 +73,26 @@ def shifted() -> Pair:
 def trusted(shifted) -> Registered:
     """The start as it is, off by `NEAR`."""
     return registered(shifted, model="none")
+
+
+@pytest.mark.parametrize("specks", [False, True])
+def test_a_part_of_the_guide_teaches_the_sensors_what_the_whole_does(shifted, specks):
+    """Of a large guide only the part around the learned window is brought over while turns go on."""
+    how = Sensing(SenseOptions(psf_fwhm_hsi_px=(0.15, 1.0), crop_hsi_px=10))
+    window = window_of(shifted)
+    if specks:  # single pixels with data in an empty half hold no ground
+        valid = window.valid.copy()
+        valid[:, : valid.shape[1] // 2] = False
+        valid[::9, ::9] = True
+        window = replace(window, valid=valid)
+    values, weight, start = hsi_of(shifted), shifted.low_weight, Start(shifted.start, shifted.bend)
+    found = register_pair(values, weight, window, start, RATIO, RegisterOptions(model="none"), how)
+    guide, there = torch.from_numpy(found.guide), torch.from_numpy(found.guide_weight)
+    whole = sense(values, weight, guide, there, RATIO, how)
+    assert found.sensed.sensor.found["hsi_pixels"] == whole.sensor.found["hsi_pixels"]
+    assert torch.equal(found.sensed.sensor.psf, whole.sensor.psf)
+    assert torch.allclose(found.sensed.sensor.srf, whole.sensor.srf)
+    assert torch.allclose(found.sensed.guide_noise, whole.guide_noise)
 
 
 # --- what is found -----------------------------------------------------------------------------------------

@@ -31,10 +31,10 @@ from hsi_fuse.threads import hand_back_memory
 
 __all__ = ["SCHEMA", "AssessOptions", "Quality", "Solver", "assess", "plain", "score"]
 
-SCHEMA = 6
+SCHEMA = 7
 """Version of `quality.schema.json`; it rises when a figure changes its name or meaning."""
 COUNTED_ROWS = 128
-"""Of the HSI, at least, on whose ground negative values are counted."""
+"""Of the HSI, at least, where there are so many, on whose ground negative values are counted."""
 
 
 @dataclass(frozen=True)
@@ -260,8 +260,9 @@ def _integrity(problem: Problem, estimate: Cube, bad_bands: Sequence[int]) -> di
     ratio = problem.ratio
     coarse = problem.hsi_weight > 0
     valid = coarse.repeat_interleave(ratio, 0).repeat_interleave(ratio, 1)  # (H, W)
-    some = slice(None, None, max(len(coarse) // COUNTED_ROWS, 1))  # of the HSI's rows
-    ranges = [(ratio * row, ratio * (row + 1)) for row in range(len(coarse))[some]]
+    rows = coarse.any(1).nonzero()[:, 0]
+    rows = rows[:: max(len(rows) // COUNTED_ROWS, 1)]
+    ranges = [(ratio * row, ratio * (row + 1)) for row in rows.tolist()]
     negative = not_finite = counted = 0
     below = torch.zeros(len(problem.hsi), dtype=torch.float64, device=problem.device)  # what is negative
     level = torch.zeros_like(below)
@@ -278,8 +279,8 @@ def _integrity(problem: Problem, estimate: Cube, bad_bands: Sequence[int]) -> di
             below -= inside.clamp_max(0).sum(1).double()
     bare = (problem.guide_weight <= 0) & valid
     input_negative, input_below, input_level = (torch.zeros_like(below) for _ in range(3))
-    for band, image in enumerate(problem.hsi[:, some]):
-        measured = image[coarse[some]].double()
+    for band, image in enumerate(problem.hsi):
+        measured = image[rows][coarse[rows]].double()
         input_negative[band] = (measured < 0).double().mean()
         input_below[band], input_level[band] = -measured.clamp_max(0).sum(), measured.sum()
     return {

@@ -13,14 +13,11 @@ from hsi_fuse.solve import MapOptions, Prior, Texture, anchor, reconcile, solve_
 from hsi_fuse.stages.cnmf import Cnmf, Unmixing
 from hsi_fuse.stages.sylvester import interpolation_error
 from hsi_fuse.subspace import Subspace, fill_nearest, problem_subspace, upsample
-from hsi_fuse.threads import at_once
 
 UNMIXING = Cnmf(updates=100, rounds=2, sum_to_one=0.5, learners=1 << 12)
 """How the scene is unmixed for a prior: half the stage's updates and two rounds of its three, as `solve_map`
 brings in the data again, and a firmer sum-to-one, which steadies mixtures that a guide of few bands leaves
 open. A few thousand pixels teach the spectra."""
-SIDE_BY_SIDE_PX = 1 << 19
-"""Fine pixels up to which both estimates are made at one time."""
 
 
 @dataclass(frozen=True)
@@ -101,54 +98,34 @@ class Lesson:
     ) -> tuple[Tensor, Tensor, int]:
         """`mean_estimate` of a reconciled part; `guess` is its unmixing where that is known."""
         low = self.subspace.project(fill_nearest(part.hsi, part.hsi_weight))  # (k, h, w)
+        plain = upsample(low, part.ratio)
+        prior = Prior(plain, self.missed, torch.zeros_like(plain), self.texture)
+        one = solve_map(part, self.subspace, prior, options)
         if guess is None:
             guess = within(self.subspace, UNMIXING.follow(part, self.unmixing).estimate)
-
-        def around_plain() -> Prior:
-            plain = upsample(low, part.ratio)
-            return Prior(plain, self.missed, torch.zeros_like(plain), self.texture)
-
-        def around_guess() -> Prior:
-            return replace(anchor(part, low, guess), covariance=self.unmixed, texture=self.texture)
-
-        return _mean(part, self.subspace, options, around_plain, around_guess)
+        prior = anchor(part, low, guess)
+        prior = replace(prior, covariance=self.unmixed, texture=self.texture)
+        return _mean(one, solve_map(part, self.subspace, prior, options))
 
 
 def mean_estimate(problem: Problem, subspace: Subspace, options: MapOptions) -> tuple[Tensor, Tensor, int]:
     """The mean of both MAP estimates, half their difference, both (k, H, W), and the iterations of both."""
-    low = subspace.project(fill_nearest(problem.hsi, problem.hsi_weight))  # (k, h, w)
-    guess = within(subspace, UNMIXING.unmix(problem, subspace=subspace)[0].estimate)
-    return _mean(
-        problem, subspace, options, lambda: _interpolated(problem, low), lambda: anchor(problem, low, guess)
-    )
+    one = around_interpolation(problem, subspace, options)
+    return _mean(one, around_unmixing(problem, subspace, options))
 
 
-def _mean(
-    problem: Problem, subspace: Subspace, options: MapOptions, *priors: Callable[[], Prior]
-) -> tuple[Tensor, Tensor, int]:
-    """Mean and half difference of the estimates around two priors, and the iterations of both.
-
-    Of a small image their operations are too small to be divided among threads.
-    """
-
-    def solved(prior: Callable[[], Prior]) -> tuple[Tensor, int]:
-        return solve_map(problem, subspace, prior(), options)
-
-    small = problem.device.type == "cpu" and problem.guide_weight.numel() <= SIDE_BY_SIDE_PX
-    (one, steps), (other, more) = at_once(solved, priors) if small else map(solved, priors)
+def _mean(*estimates: tuple[Tensor, int]) -> tuple[Tensor, Tensor, int]:
+    """Mean and half difference of two estimates, and the iterations of both."""
+    (one, steps), (other, more) = estimates
     return (one + other) / 2, (one - other) / 2, steps + more
 
 
 def around_interpolation(problem: Problem, subspace: Subspace, options: MapOptions) -> tuple[Tensor, int]:
     """MAP coefficients (k, H, W) around the interpolated HSI; also the iterations used."""
     low = subspace.project(fill_nearest(problem.hsi, problem.hsi_weight))  # (k, h, w)
-    return solve_map(problem, subspace, _interpolated(problem, low), options)
-
-
-def _interpolated(problem: Problem, low: Tensor) -> Prior:
-    """The prior that expects interpolated coefficients (k, h, w)."""
     plain = upsample(low, problem.ratio)
-    return Prior(plain, interpolation_error(low, problem.ratio).to(low), torch.zeros_like(plain))
+    covariance = interpolation_error(low, problem.ratio).to(low)
+    return solve_map(problem, subspace, Prior(plain, covariance, torch.zeros_like(plain)), options)
 
 
 def around_unmixing(problem: Problem, subspace: Subspace, options: MapOptions) -> tuple[Tensor, int]:
