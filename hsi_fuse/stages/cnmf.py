@@ -14,7 +14,7 @@ from hsi_fuse.physics import blur_down
 from hsi_fuse.problem import Estimate, OnStep, Problem, StageResult, silent
 from hsi_fuse.sensors.sense import supported
 from hsi_fuse.subspace import Subspace, fill_nearest, problem_subspace, upsample
-from hsi_fuse.threads import at_once, one_thread
+from hsi_fuse.threads import one_thread
 from hsi_fuse.vca import vertices
 
 TINY = 1e-12
@@ -202,33 +202,26 @@ class Cnmf:
             steps.append(min(STEPS[len(steps) % len(STEPS)], len(path) - done))
             done += steps[-1]
         seen = [_lifted(path[done - 1], constant) for done in accumulate(steps)]
-        grams, rows = [_gram(s) for s in seen], torch.split(_lifted(data, constant), BLOCK_PIXELS, 1)
-
-        def followed(block: tuple[Tensor, Tensor]) -> Tensor:
-            y, a = block[0], block[1].clone()
-            wanted, room = torch.empty_like(a), torch.empty_like(a)
+        grams, blocks = [_gram(s) for s in seen], []
+        rows = torch.split(_lifted(data, constant), BLOCK_PIXELS, 1)
+        for y, start in zip(rows, torch.split(abundances, BLOCK_PIXELS, 1), strict=True):
+            a, wanted, room = start.clone(), torch.empty_like(start), torch.empty_like(start)
             for s, gram, step in zip(seen, grams, steps, strict=True):
                 _improve(a, torch.mm(s.T, y, out=wanted), gram, step, room)
-            return a
-
-        return torch.cat(
-            at_once(followed, zip(rows, torch.split(abundances, BLOCK_PIXELS, 1), strict=True)), 1
-        )
+            blocks.append(a)
+        return torch.cat(blocks, 1)
 
     def _mixed(self, data: Tensor, spectra: Tensor, abundances: Tensor, constant: float) -> Tensor:
         """Update abundances (K, N) of known spectra (b, K) on data (b, N)."""
         seen = _lifted(spectra, constant)
-        gram, rows = _gram(seen), torch.split(_lifted(data, constant), BLOCK_PIXELS, 1)
-
-        def mixed(block: tuple[Tensor, Tensor]) -> Tensor:
-            cross, a = seen.T @ block[0], block[1].clone()
-            room = torch.empty_like(a)
+        gram, blocks = _gram(seen), []
+        rows = torch.split(_lifted(data, constant), BLOCK_PIXELS, 1)
+        for y, start in zip(rows, torch.split(abundances, BLOCK_PIXELS, 1), strict=True):
+            cross, a = seen.T @ y, start.clone()
             for _ in range(self.updates):
-                _improve(a, cross, gram, room=room)
-            return a
-
-        blocks = zip(rows, torch.split(abundances, BLOCK_PIXELS, 1), strict=True)
-        return torch.cat(at_once(mixed, blocks), 1)
+                _improve(a, cross, gram)
+            blocks.append(a)
+        return torch.cat(blocks, 1)
 
 
 def _lifted(spectra: Tensor, constant: float) -> Tensor:
