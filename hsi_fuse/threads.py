@@ -65,7 +65,10 @@ def _glibc(name: str, *values: int) -> None:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """For many small operations one after the other: a second thread costs more than it helps."""
+    """For many small operations one after the other: a second thread costs more than it helps.
+
+    Not in a piece of `in_turn`'s work: threads that begin meanwhile may begin with one.
+    """
     import torch
 
     threads = torch.get_num_threads()
