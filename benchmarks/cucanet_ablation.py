@@ -29,10 +29,12 @@ VARIANTS: dict[str, dict[str, bool]] = {
     "no clamp": {"clamp": False},
     "no SSC": {"learned_sensors": False},
     "no loop": {"consistency": False},
+    "CA of image": {"attention_reach": 0},
     "no CA": {"cross_attention": False},
     "none": {"clamp": False, "learned_sensors": False, "cross_attention": False},
 }
-"""What is switched off. SSC: the sensors learn nothing; loop: they do, but without C Y = R X."""
+"""What is switched off. SSC: the sensors learn nothing; loop: they do, but without C Y = R X. CA of image:
+the spectral attention has one factor a channel for all of the image, as in the paper."""
 
 SENSORS_COME = 6.0
 """How far the paper's schedule lets PSF and SRF come: 1e-3 in 2000 steps, then falling to 0 in 8000."""
@@ -40,7 +42,7 @@ MEAN_RATE = 0.5
 """Of a rise and a cosine, as a share of the largest."""
 
 HEAD = (
-    f"{'scene':<14}{'protocol':<10}{'seed':>4}  {'variant':<10}{'network dB / deg':>18}{'solved':>16}"
+    f"{'scene':<14}{'protocol':<10}{'seed':>4}  {'variant':<12}{'network dB / deg':>18}{'solved':>16}"
     "  sensors  CPU s"
 )
 
@@ -83,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
                         f"{psnr(c, pair.truth, **where):.2f} / {sam_deg(c, pair.truth, **where).mean:.2f}"
                         for c in cubes
                     ]
-                    line = f"{scene:<14}{protocol:<10}{seed:>4}  {name:<10}{figures[0]:>18}{figures[1]:>16}"
+                    line = f"{scene:<14}{protocol:<10}{seed:>4}  {name:<12}{figures[0]:>18}{figures[1]:>16}"
                     sensors = 1e3 * result.verdict["held_out_sensor_error"]
                     print(f"{line}{sensors:9.2f}{spent:7.0f}", flush=True)
     return 0

@@ -38,18 +38,18 @@ def blurred(problem: Problem, fwhm_px: float) -> Problem:
     return replace(problem, sensor=sensor)
 
 
-def network(count: int = 8, clamp: bool = True, cross: bool = True, cells: int = 0) -> CoupledAutoencoders:
+def network(count: int = 8, clamp: bool = True, cross: bool = True, reach: int = 3) -> CoupledAutoencoders:
     """One whose attention has learned something already."""
-    net = untrained(count, clamp, cross, cells)
+    net = untrained(count, clamp, cross, reach)
     for last in (net.hsi_last, net.guide_last):
         if last.attended is not None:
             torch.nn.init.normal_(last.attended, std=0.3)
     return net
 
 
-def untrained(count: int = 8, clamp: bool = True, cross: bool = True, cells: int = 0) -> CoupledAutoencoders:
+def untrained(count: int = 8, clamp: bool = True, cross: bool = True, reach: int = 3) -> CoupledAutoencoders:
     torch.manual_seed(0)
-    return CoupledAutoencoders(6, 3, (5, 7), 4, count, (8, 8, 8), (5, 3, 1), clamp, cross, cells)
+    return CoupledAutoencoders(6, 3, (5, 7), 4, count, (8, 8, 8), (5, 3, 1), clamp, cross, reach)
 
 
 def unmixed(problem: Problem, stage: Cucanet) -> Estimate:
@@ -78,9 +78,9 @@ def test_the_paper_s_network_has_the_paper_s_shapes():
             stage.kernels,
             True,
             True,
-            stage.attention_cells,
+            stage.attention_reach,
         )
-        hsi, weight, guide = torch.rand(31, 16, 16), torch.rand(16, 16), torch.rand(3, 518, 518)
+        hsi, guide = torch.rand(31, 16, 16), torch.rand(3, 518, 518)
         assert net.cross is not None
         # n 128 + 128, 128 256 + 256, 256 512 + 512: 1 x 1 convolutions with biases
         assert parameters(net.hsi_blocks) == 4096 + 33024 + 131584
@@ -92,9 +92,8 @@ def test_the_paper_s_network_has_the_paper_s_shapes():
         assert parameters(net.cross) == 131584 + 12801 + 1024
         assert net.endmembers.shape == (31, 100)
         assert net.guide_endmembers.shape == (3, 100)
-        features, spectral = net.attention(hsi, weight)
-        fine, seen = net.unmix_guide(guide, spectral)
-        coarse = net.unmix_hsi(features, seen)
+        fine, seen = net.unmix_guide(guide, net.attention(hsi))
+        coarse = net.unmix_hsi(hsi, seen)
         assert seen.shape == (512, 512, 512)
         assert fine.shape == (100, 512, 512)
         assert coarse.shape == (100, 16, 16)
@@ -119,11 +118,11 @@ def test_the_paper_s_preset_trains_on_the_whole_image_from_random_weights(proble
     assert result.estimate.shape == (problem.hsi.shape[0], *problem.guide.shape[1:])
 
 
-def test_a_crop_with_its_halo_is_unmixed_as_the_whole():
+def test_a_crop_with_its_halo_and_rim_is_unmixed_as_the_whole():
     net = network()
-    hsi, guide = torch.rand(6, 5, 7), torch.rand(3, 20 + 6, 28 + 6)
-    spectral = net.attention(hsi, torch.ones(5, 7))[1]
-    whole, part = net.unmix_guide(guide, spectral)[0], net.unmix_guide(guide[:, 4:18, 8:30], spectral)[0]
+    hsi, guide = torch.rand(6, 5 + 4, 7 + 4), torch.rand(3, 20 + 6, 28 + 6)
+    whole = net.unmix_guide(guide, net.attention(hsi))[0]
+    part = net.unmix_guide(guide[:, 4:18, 8:30], net.attention(hsi[:, 1:7, 2:10]))[0]
     assert part.shape == (8, 8, 16)
     assert torch.allclose(part, whole[:, 4:12, 8:24], atol=1e-5)
 
@@ -137,26 +136,29 @@ def test_tiles_leave_no_seams(problem, monkeypatch):
     assert torch.allclose(tiled, whole, atol=1e-5)
 
 
-def test_attention_tells_each_branch_of_the_other():
-    hsi, guide = torch.rand(6, 5, 7), torch.rand(3, 26, 34)
+@pytest.mark.parametrize("reach", [0, 1, 3])
+def test_attention_tells_each_branch_of_the_other(reach):
+    rim = reach // 2 + 1 if reach else 0
+    around, guide = torch.rand(6, 5 + 2 * rim, 7 + 2 * rim), torch.rand(3, 26, 34)
+    hsi = around[:, rim : rim + 5, rim : rim + 7]
     for cross in (True, False):
-        net = network(cross=cross)
+        net = network(cross=cross, reach=reach)
         fine, coarse = [], []
-        for a, b in ((hsi, guide), (hsi.flip(0), guide), (hsi, guide.flip(1))):
-            features, spectral = net.attention(a, torch.ones(5, 7))
-            maps, seen = net.unmix_guide(b, spectral)
+        for told, b in ((around, guide), (around.flip(0), guide), (around, guide.flip(1))):
+            maps, seen = net.unmix_guide(b, net.attention(told))
             fine.append(maps)
-            coarse.append(net.unmix_hsi(features, seen))
+            coarse.append(net.unmix_hsi(hsi, seen))
         assert torch.equal(fine[0], fine[1]) is not cross
         assert torch.equal(coarse[0], coarse[2]) is not cross
 
 
-def test_the_last_convolution_could_take_up_the_spectral_attention():
+def test_the_last_convolution_could_take_up_an_attention_as_large_as_the_image():
     """One factor a channel for all of the image: what it says is learned otherwise, but it says no more."""
-    net, without = network(), network(cross=False)
+    net, without = network(reach=0), network(cross=False)
     hsi, guide = torch.rand(6, 5, 7), torch.rand(3, 26, 34)
-    spectral = net.attention(hsi, torch.ones(5, 7))[1]
+    spectral = net.attention(hsi)
     assert spectral is not None
+    assert spectral.shape == (8, 1, 1)
     without.guide_blocks.load_state_dict(net.guide_blocks.state_dict())
     with torch.no_grad():
         last = net.guide_last
@@ -167,26 +169,48 @@ def test_the_last_convolution_could_take_up_the_spectral_attention():
     assert torch.allclose(*maps, atol=1e-5)
 
 
+def test_local_attention_tells_one_colour_apart_by_the_hsi_above_it():
+    net = network()
+    hsi, flat = torch.rand(6, 1, 1).repeat(1, 9, 11), torch.rand(3, 1, 1).expand(3, 26, 34)
+    hsi[:, :, 6:] = torch.rand(6, 1, 1)
+    maps = net.unmix_guide(flat, net.attention(hsi))[0]  # (K, 20, 28)
+    left, right = maps[..., :8], maps[..., -4:]
+    assert torch.allclose(left, left[:, :1, :1].expand_as(left), atol=1e-6)
+    assert torch.allclose(right, right[:, :1, :1].expand_as(right), atol=1e-6)
+    assert float((left[:, 0, 0] - right[:, 0, 0]).detach().abs().max()) > 0.01
+
+
 def test_with_attention_a_network_begins_as_it_does_without():
     hsi, guide = torch.rand(6, 5, 7), torch.rand(3, 26, 34)
+    around = torch.nn.functional.pad(hsi[None], [2] * 4, mode="replicate")[0]
     made = []
-    for net in (untrained(), untrained(cross=False)):
-        features, spectral = net.attention(hsi, torch.ones(5, 7))
-        fine, seen = net.unmix_guide(guide, spectral)
-        made.append((fine, net.unmix_hsi(features, seen), net.endmembers, net.guide_endmembers))
-    assert all(torch.equal(a, b) for a, b in zip(*made, strict=True))
+    for net, told in ((untrained(), around), (untrained(reach=0), hsi), (untrained(cross=False), hsi)):
+        fine, seen = net.unmix_guide(guide, net.attention(told))
+        made.append((fine, net.unmix_hsi(hsi, seen), net.endmembers, net.guide_endmembers))
+    for other in made[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(made[0], other, strict=True))
 
 
-def test_attention_has_a_mean_of_one_and_sees_no_pixel_without_weight():
-    net = network(cells=3).requires_grad_(False)
+@pytest.mark.parametrize("reach", [0, 3])
+def test_attention_has_a_mean_of_one(reach):
+    net = network(reach=reach).requires_grad_(False)
     assert net.cross is not None
-    weight = torch.ones(5, 7)
-    weight[2:, 3:] = 0
-    spoilt = torch.rand(8, 5, 7)
-    other = torch.where(weight > 0, spoilt, 9.0)
-    assert torch.equal(net.cross.spectral(spoilt, weight), net.cross.spectral(other, weight))
-    assert float(net.cross.spectral(spoilt, weight).mean()) == pytest.approx(1, rel=1e-5)
+    features = torch.rand(8, 5, 7)
+    assert float(net.cross.spectral(features).mean()) == pytest.approx(1, rel=1e-5)
     assert float(net.cross.spatial(torch.rand(8, 20, 28)).mean()) == pytest.approx(1, rel=1e-4)
+
+
+def test_attention_sees_no_held_out_pixel(problem):
+    training = CoupledTraining.of(problem, TINY)
+    assert training is not None
+    held = (training.check > 0) & (training.learn == 0)
+    assert held.any()
+    spoilt = problem.hsi.clone()
+    spoilt[:, held] *= 0.9  # no new maximum, by which the network's units are told
+    other = CoupledTraining.of(replace(problem, hsi=spoilt), TINY)
+    assert other is not None
+    assert torch.equal(training.shown, other.shown)
+    assert not torch.equal(training.hsi, other.hsi)
 
 
 def test_a_wrong_psf_is_mended_and_the_sensor_handed_on(problem):

@@ -20,18 +20,21 @@ SPATIAL_ATTENTION = 5
 class CrossAttention(nn.Module):
     """What each branch of CUCaNet tells the other (section 3.3, equation 7).
 
-    The HSI's features, under a depth-wise convolution as large as the image, give one number a channel, whose
-    softmax multiplies the guide's features. The guide's features, under one convolution, give one map, whose
+    The HSI's features, under a depth-wise convolution, give factors for the channels: their softmax
+    multiplies the guide's features. The guide's features, under one convolution, give one map, whose
     softmax, brought down by a PSF of its own, multiplies the HSI's.
 
-    The last convolution follows, so the guide's encoder could do without: a factor for each channel of one
-    image is a diagonal matrix, which that convolution can hold. It changes how fast abundances are learned,
-    not which there are. The HSI's encoder does get what it has not itself, but the fused cube is made of the
-    guide's abundances: the spatial attention reaches it through the endmembers alone.
+    The paper's depth-wise convolution is as large as the image (`reach` 0). A factor for each channel of one
+    image is a diagonal matrix, which the guide's last convolution can hold: such attention changes how
+    abundances are learned, not which there can be. The HSI's encoder does get what it has not itself, but
+    the fused cube is made of the guide's abundances: the spatial attention reaches it through the endmembers
+    alone.
 
-    Deviations: attention is scaled to a mean of 1, so that its size does not hang on the number of channels
-    and pixels (as the paper has it, 1/512 and 1/262144, the products vanish beside the originals) and
-    crops may be taken; the HSI is first averaged to at most `cells` cells a side where `cells` is given.
+    Deviations: with a `reach` the convolution is so many HSI pixels wide, so that every place has its own
+    factors, and what one colour stands for may differ from place to place; between HSI pixels they are
+    interpolated. And attention is scaled to a mean of 1, so that its size does not hang on the number of
+    channels and pixels (as the paper has it, 1/512 and 1/262144, the products vanish beside the originals)
+    and crops may be taken.
 
     Parameters
     ----------
@@ -39,25 +42,34 @@ class CrossAttention(nn.Module):
     size : (int, int)
         HSI pixels h, w.
     ratio : int
-    cells : int
-        0: as many as the HSI has pixels.
+    reach : int
+        Odd; 0: the whole image.
     """
 
-    def __init__(self, channels: int, size: tuple[int, int], ratio: int, cells: int) -> None:
+    def __init__(self, channels: int, size: tuple[int, int], ratio: int, reach: int) -> None:
         super().__init__()
         self.ratio = ratio
-        self.cells = (min(size[0], cells or size[0]), min(size[1], cells or size[1]))
-        self.spectral_filter = nn.Conv2d(channels, channels, self.cells, groups=channels)
+        self.rim = reach // 2 + 1 if reach else 0
+        self.spectral_filter = nn.Conv2d(
+            channels, channels, (reach, reach) if reach else size, groups=channels
+        )
         half = SPATIAL_ATTENTION // 2
         self.spatial_filter = nn.Conv2d(
             channels, 1, SPATIAL_ATTENTION, padding=half, padding_mode="replicate"
         )
         self.psf_logits = nn.Parameter(torch.zeros(ratio, ratio))
 
-    def spectral(self, features: Tensor, weight: Tensor) -> Tensor:
-        """A factor for each channel, (c, 1, 1), from the HSI's features (c, h, w), all under a weight."""
-        cells = F.adaptive_avg_pool2d(features * weight, self.cells)
-        return torch.softmax(self.spectral_filter(cells[None])[0], 0) * len(features)
+    def spectral(self, features: Tensor) -> Tensor:
+        """Factors for the guide's channels, (c, H, W), from the HSI's features (c, h + 2 rim, w + 2 rim).
+
+        Without a reach: (c, 1, 1), from those of the whole image, (c, h, w).
+        """
+        factors = torch.softmax(self.spectral_filter(features[None]), 1) * len(features)
+        if not self.rim:
+            return factors[0]
+        fine = F.interpolate(factors, scale_factor=float(self.ratio), mode="bilinear")[0]
+        inner = slice(self.ratio, -self.ratio)  # an HSI pixel on, between whose neighbours to interpolate
+        return fine[:, inner, inner]
 
     def spatial(self, features: Tensor) -> Tensor:
         """A factor for each HSI pixel, (1, h, w), from the guide's features (c, H, W) above them."""
@@ -85,7 +97,7 @@ class Last(nn.Module):
         self.attended = nn.Parameter(torch.zeros(count, channels)) if attended else None
 
     def forward(self, features: Tensor, attention: Tensor | None) -> Tensor:
-        """Maps (K, H, W) of features (c, H, W), and an attention to them: (c, 1, 1), (1, H, W) or none."""
+        """Maps (K, H, W) of features (c, H, W), and an attention that multiplies them, or none."""
         maps: Tensor = self.plain(features[None])[0]
         if self.attended is None or attention is None:
             return maps
@@ -102,7 +114,7 @@ class CoupledAutoencoders(nn.Module):
     `CrossAttention` goes before the last convolution, beside the original features (`Last`).
 
     Deviations: what `CrossAttention` and `Last` name; convolutions see mirrored ground beyond the scene's
-    edge, which the caller gives them (`halo` pixels), not zeros.
+    edge, which the caller gives them, not zeros: `halo` guide pixels, and `rim` HSI pixels for the attention.
 
     Parameters
     ----------
@@ -117,8 +129,8 @@ class CoupledAutoencoders(nn.Module):
     clamp : bool
         Softmax in place of the clamp where False.
     cross_attention : bool
-    cells : int
-        0: as many as the HSI has pixels.
+    reach : int
+        Of the spectral attention, in HSI pixels; 0: the whole image.
     """
 
     def __init__(
@@ -132,7 +144,7 @@ class CoupledAutoencoders(nn.Module):
         kernels: tuple[int, ...],
         clamp: bool,
         cross_attention: bool,
-        cells: int,
+        reach: int,
     ) -> None:
         super().__init__()
         last = widths[-1]
@@ -148,7 +160,7 @@ class CoupledAutoencoders(nn.Module):
         _kaiming(self)
         self.cross: CrossAttention | None = None
         if cross_attention:  # after all else, which draws the same numbers with it and without
-            self.cross = CrossAttention(last, size, ratio, cells)
+            self.cross = CrossAttention(last, size, ratio, reach)
             _kaiming(self.cross)
         self.project()
 
@@ -173,22 +185,24 @@ class CoupledAutoencoders(nn.Module):
         self.endmembers.clamp_(0, 1)
         self.guide_endmembers.clamp_(0, 1)
 
-    def attention(self, hsi: Tensor, weight: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Features (c, h, w) of the whole HSI (n, h, w), and the spectral attention (c, 1, 1).
+    @property
+    def rim(self) -> int:
+        """HSI pixels beyond its own that a crop needs for its attention; 0: all of the image."""
+        return self.cross.rim if self.cross else 0
 
-        Pixels whose weight (h, w) is 0 do not count towards the attention.
-        """
-        features: Tensor = self.hsi_blocks(hsi[None])[0]
-        return features, None if self.cross is None else self.cross.spectral(features, weight)
+    def attention(self, hsi: Tensor) -> Tensor | None:
+        """The spectral attention to a crop of the guide, from its HSI (n, h + 2 rim, w + 2 rim)."""
+        return self.cross.spectral(self.hsi_blocks(hsi[None])[0]) if self.cross else None
 
     def unmix_guide(self, guide: Tensor, spectral: Tensor | None) -> tuple[Tensor, Tensor]:
         """Abundances (K, H, W) and features (c, H, W) of a guide (m, H + 2 halo, W + 2 halo)."""
         features: Tensor = self.guide_blocks(guide[None])[0]
         return self._activate(self.guide_last(features, spectral)), features
 
-    def unmix_hsi(self, features: Tensor, guide_features: Tensor) -> Tensor:
-        """Abundances (K, h, w) from the features of both images over the same ground."""
-        spatial = None if self.cross is None else self.cross.spatial(guide_features)
+    def unmix_hsi(self, hsi: Tensor, guide_features: Tensor) -> Tensor:
+        """Abundances (K, h, w) of an HSI (n, h, w), with the guide's features over the same ground."""
+        features: Tensor = self.hsi_blocks(hsi[None])[0]
+        spatial = self.cross.spatial(guide_features) if self.cross else None
         return self._activate(self.hsi_last(features, spatial))
 
     def _activate(self, maps: Tensor) -> Tensor:

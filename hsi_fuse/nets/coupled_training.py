@@ -40,14 +40,16 @@ TILE_PX = 256
 class CoupledTraining:
     """One scene in the network's units, and the network.
 
-    `learn` and `check` weigh HSI pixels (h, w); `weight` weighs the guide's pixels. `view` is the guide
-    with the network's halo of mirrored ground.
+    `learn` and `check` weigh HSI pixels (h, w); `weight` weighs the guide's pixels. In `shown` what is held
+    out is filled from beside it, as attention must not see it. `view` is the guide with the network's halo
+    of mirrored ground.
     """
 
     options: Cucanet
     problem: Problem
     units: Units
     hsi: Tensor
+    shown: Tensor
     guide: Tensor
     weight: Tensor
     view: Tensor
@@ -78,6 +80,7 @@ class CoupledTraining:
         crops = Crops(usable, side, ring, ratio)
 
         learn = (usable & ~asked).to(hsi)
+        shown = fill_nearest(hsi, (~(usable & asked)).to(hsi))
         corners = hsi[:, learn > 0]
         corners = corners[:, vertices(corners, options.endmembers, problem.seed)]  # (n, K)
         if options.warm:
@@ -98,13 +101,13 @@ class CoupledTraining:
                 options.kernels,
                 options.clamp,
                 options.cross_attention,
-                options.attention_cells,
+                options.attention_reach,
             ).to(problem.device)
         if options.warm:
             network.start_at(corners, layers.mix(corners).detach())
         view = F.pad(guide[None], [network.halo] * 4, mode="reflect")[0]
         return cls(
-            *(options, problem, units, hsi, guide, weight, view, learn, check.to(hsi), crops),
+            *(options, problem, units, hsi, shown, guide, weight, view, learn, check.to(hsi), crops),
             *(network, layers),
         )
 
@@ -164,9 +167,8 @@ class CoupledTraining:
         """The weighted losses over one crop."""
         options, network, layers, w = self.options, self.network, self.layers, self.options.weights
         coarse, hsi, guide = crop.coarse, self.hsi[:, *crop.coarse], self.guide[:, *crop.fine]
-        features, spectral = network.attention(self.hsi, self.learn)
-        fine, seen = network.unmix_guide(self._view(crop), spectral)  # (K, H, W)
-        own = network.unmix_hsi(features[:, *coarse], seen)  # (K, h, w)
+        fine, seen = self._unmix_guide(self.shown, coarse)  # (K, H, W)
+        own = network.unmix_hsi(hsi, seen)  # (K, h, w)
         learn, weight = self.learn[coarse], self.weight[crop.fine]
         inner = learn * crop.inner
 
@@ -187,10 +189,9 @@ class CoupledTraining:
     @torch.no_grad()
     def score(self) -> float:
         """Mean misfit of the fused cube to the HSI pixels that were held out."""
-        _, spectral = self.network.attention(self.hsi, self.learn)
         total = count = 0.0
         for crop in self.crops.tiles():
-            fine, _ = self.network.unmix_guide(self._view(crop), spectral)
+            fine, _ = self._unmix_guide(self.shown, crop.coarse)
             seen = _mix(self.network.endmembers, self.layers.down(fine))
             weight = self.check[crop.coarse] * crop.inner
             share = float(weight.sum())
@@ -228,28 +229,29 @@ class CoupledTraining:
     @torch.no_grad()
     def unmixed(self) -> Estimate:
         """The network's own cube: endmembers (n, K) in HSI units, abundances (K, H, W) of all the guide."""
-        _, spectral = self.network.attention(self.hsi, self.learn)
-        height, width = self.weight.shape
-        step, twice = TILE_PX, 2 * self.network.halo
+        (height, width), step = self.hsi.shape[1:], -(-TILE_PX // self.problem.ratio)
+        spans = [[slice(i, min(i + step, size)) for i in range(0, size, step)] for size in (height, width)]
         rows = [
-            torch.cat(
-                [
-                    self.network.unmix_guide(
-                        self.view[:, i : i + step + twice, j : j + step + twice], spectral
-                    )[0]
-                    for j in range(0, width, step)
-                ],
-                2,
-            )
-            for i in range(0, height, step)
+            torch.cat([self._unmix_guide(self.hsi, (across, along))[0] for along in spans[1]], 2)
+            for across in spans[0]
         ]
         spectra = self.network.endmembers.detach() * self.units.scale
         return Estimate(spectra, torch.zeros_like(spectra[:, 0]), torch.cat(rows, 1))
 
-    def _view(self, crop: Crop) -> Tensor:
-        """The crop of the guide with its halo."""
-        rows, columns = (slice(s.start, s.stop + 2 * self.network.halo) for s in crop.fine)
-        return self.view[:, rows, columns]
+    def _unmix_guide(self, told: Tensor, coarse: tuple[slice, slice]) -> tuple[Tensor, Tensor]:
+        """Abundances and features of the guide over a window of HSI pixels.
+
+        The attention sees the HSI `told` (n, h, w); beyond its edge the last pixel goes on.
+        """
+        network, ratio = self.network, self.problem.ratio
+        if rim := network.rim:
+            rows, columns = (
+                torch.arange(span.start - rim, span.stop + rim, device=told.device).clamp(0, size - 1)
+                for span, size in zip(coarse, told.shape[1:], strict=True)
+            )
+            told = told[:, rows[:, None], columns]
+        view = (slice(s.start * ratio, s.stop * ratio + 2 * network.halo) for s in coarse)
+        return network.unmix_guide(self.view[:, *view], network.attention(told))
 
 
 def support_of(srf: Tensor) -> Tensor:

@@ -56,10 +56,11 @@ class Cucanet(MapOptions):
 
     Deviations, each with the paper's way behind a switch where it is a matter of taste (preset
     `cucanet-paper` throws them all): decoders start at the HSI's vertices, and the sensors at the problem's
-    (`warm`); the PSF may be wider than an HSI pixel (`disjoint`); widths, kernels, number of endmembers
-    and rate are smaller (fields); training takes crops (`crop_px`) and stops on held-out HSI pixels
-    (`held_out`); the learned sensor is kept only if it explains the held-out pixels better than the
-    problem's; and the data have the last word (`solve`): Z is the prior's mean in `solve_map`.
+    (`warm`); spectral attention is local (`attention_reach`); the PSF may be wider than an HSI pixel
+    (`disjoint`); widths, kernels, number of endmembers and rate are smaller (fields); training takes crops
+    (`crop_px`) and stops on held-out HSI pixels (`held_out`); the learned sensor is kept only if it explains
+    the held-out pixels better than the problem's; and the data have the last word (`solve`): Z is the
+    prior's mean in `solve_map`.
 
     Attributes
     ----------
@@ -85,8 +86,9 @@ class Cucanet(MapOptions):
         Channels of the encoders' three blocks.
     kernels : tuple of int
         Sides of the guide encoder's convolutions.
-    attention_cells : int
-        Side of the grid to which the HSI is averaged for the spectral attention; 0: every HSI pixel.
+    attention_reach : int
+        Side of the spectral attention's convolution in HSI pixels, odd: each place has its own factors for
+        the guide's features. 0: as large as the image, one factor each, as in the paper.
     crop_px : int
         Side of the training crops in fine pixels, rounded up to whole HSI pixels, not below
         `LEAST_CROP_HSI_PX` of them; 0: the image.
@@ -122,7 +124,7 @@ class Cucanet(MapOptions):
     endmembers: int = 30
     widths: tuple[int, int, int] = (64, 64, 64)
     kernels: tuple[int, int, int] = (1, 1, 1)
-    attention_cells: int = 16
+    attention_reach: int = 3
     crop_px: int = 64
     held_out: float = 0.1
     clamp: bool = True
@@ -138,6 +140,8 @@ class Cucanet(MapOptions):
     def __post_init__(self) -> None:
         if any(side % 2 == 0 or side < 1 for side in self.kernels):
             raise ValueError(f"kernels must have odd sides, got {self.kernels}")
+        if self.attention_reach < 0 or (self.attention_reach and self.attention_reach % 2 == 0):
+            raise ValueError(f"attention_reach must be odd, or 0 for the image, got {self.attention_reach}")
 
     def __call__(self, problem: Problem, start: Estimate, on_step: OnStep) -> StageResult:
         """Train on `problem`; `start` is passed through where there is too little to learn from."""
