@@ -59,6 +59,13 @@ LEAST_CURVATURE = 1e-7
 BARELY = 1.5
 """Variance of a guess's error at the HSI's resolution up to which it is left: noise alone makes it 1."""
 
+LOOSEST = 1e6
+"""Largest variance of a guess's error, in the HSI's noise variances.
+
+A guess that is a thousand deviations off holds nothing back beside the data. Let it be looser still, and
+single precision no longer tells what the HSI leaves open from the rounding of what it ties down.
+"""
+
 
 @dataclass(frozen=True)
 class Prior:
@@ -149,12 +156,16 @@ def anchor(problem: Problem, low: Tensor, detail: Tensor, elsewhere: Tensor | No
 
 
 def _covariance(values: Tensor) -> Tensor:
-    """Second moment (k, k) of residuals (k, N), kept positive definite; unit HSI noise sets the floor."""
+    """Second moment (k, k) of residuals (k, N); unit HSI noise sets the floor, `LOOSEST` the ceiling."""
     k, count = values.shape
     eye = torch.eye(k, dtype=torch.float64, device=values.device)
     if count == 0:
         return eye.to(values)
-    return (values.double() @ values.double().T / count + 1e-3 * eye).to(values)
+    moment = values.double() @ values.double().T / count + 1e-3 * eye
+    if bool(moment.isfinite().all()) and float(moment.trace()) > LOOSEST:
+        variances, directions = torch.linalg.eigh(moment)
+        moment = (directions * variances.clamp(max=LOOSEST)) @ directions.T
+    return moment.to(values)
 
 
 @dataclass(frozen=True)

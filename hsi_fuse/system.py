@@ -35,7 +35,8 @@ def conjugate_gradients(
     Raises
     ------
     SolveError
-        The iteration produced numbers that are not finite.
+        The iteration produced numbers that are not finite, or a squared length below zero: rounding is then
+        larger than what is left to solve.
     """
     x = torch.zeros_like(right)
     residual = right.clone()
@@ -43,7 +44,12 @@ def conjugate_gradients(
     direction = z.clone()
     rz, goal = _dot(residual, z), tolerance**2 * right.numel()
     step = 0
-    while step < iterations and not float(rz) <= goal:
+    while not abs(float(rz)) <= goal:
+        if not float(rz) > 0:
+            why = "rounding outgrew the solution" if float(rz) < 0 else "the values are not finite"
+            raise SolveError(f"conjugate gradients broke down at iteration {step}: {why}")
+        if step == iterations:
+            break
         step += 1
         image = operator(direction)
         alpha = float(rz / _dot(direction, image))
@@ -51,8 +57,6 @@ def conjugate_gradients(
         residual.sub_(image, alpha=alpha)
         z = precondition(residual)
         rz, before = _dot(residual, z), rz
-        if float(rz) != float(rz):
-            raise SolveError(f"conjugate gradients broke down at iteration {step}: the values are not finite")
         torch.add(z, direction, alpha=float(rz / before), out=direction)
     return x, step
 

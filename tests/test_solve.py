@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
-from synthetic import RATIO, observed, problem_of
+from synthetic import RATIO, observed, problem_of, psnr, scene
 
 from hsi_fuse.errors import SolveError
 from hsi_fuse.feather import REACH_HSI_PX, feather
 from hsi_fuse.physics import blur_down, gaussian_psf
-from hsi_fuse.problem import Problem
+from hsi_fuse.problem import Estimate, Problem
 from hsi_fuse.sensor import Sensor
 from hsi_fuse.solve import (
     BARELY,
+    LOOSEST,
     MapOptions,
     Prior,
     anchor,
@@ -289,6 +290,25 @@ def test_the_anchor_reads_the_guess_s_error_from_the_hsi(half):
     low = subspace.project(problem.hsi)
     good, bad = (anchor(problem, low, upsample(low, RATIO) + e).covariance.trace() for e in (0.0, 3.0))
     assert float(bad - good) == pytest.approx(9 * subspace.size, rel=0.2)
+
+
+def test_a_guess_a_million_deviations_off_is_no_looser_than_single_precision_bears():
+    """Without the ceiling rounding outgrows the solution, and what came out was worse than interpolation."""
+    pair = observed(4, truth=scene(96, 112))
+    exact = problem_of(pair)
+    problem = replace(exact, hsi_noise=1e-4 * exact.hsi_noise, guide_noise=1e-4 * exact.guide_noise)
+    subspace = problem_subspace(problem)
+    low = subspace.project(problem.hsi)
+    plain = upsample(low, RATIO)
+    brightness = 1 + torch.randn(1, *low.shape[1:], generator=torch.Generator().manual_seed(0)) / 2
+    prior = anchor(problem, low, plain * upsample(brightness, RATIO))
+    assert float(torch.linalg.eigvalsh(prior.covariance.double())[-1]) == pytest.approx(LOOSEST, rel=1e-4)
+    solved, _ = solve_map(problem, subspace, prior, MapOptions())
+    better, worse = (
+        psnr(Estimate(subspace.basis, subspace.mean, each).rows(0, solved.shape[1]), pair.truth)
+        for each in (solved, plain)
+    )
+    assert better > worse + 3
 
 
 def test_standardising_counts_only_pixels_with_weight():
