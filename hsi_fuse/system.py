@@ -47,7 +47,10 @@ def conjugate_gradients(
     while not abs(float(rz)) <= goal:
         if not float(rz) > 0:
             why = "rounding outgrew the solution" if float(rz) < 0 else "the values are not finite"
-            raise SolveError(f"conjugate gradients broke down at iteration {step}: {why}")
+            raise SolveError(
+                f"conjugate gradients broke down at iteration {step}: {why}. Are the responses (--srf, "
+                "--guide-sensor) and the PSF those of this pair? Let them be learned, or correct them"
+            )
         if step == iterations:
             break
         step += 1
