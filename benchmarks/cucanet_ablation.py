@@ -24,7 +24,7 @@ from hsi_fuse.problem import silent
 from hsi_fuse.quality.metrics import psnr, sam_deg
 from hsi_fuse.stages.cucanet import Cucanet
 
-VARIANTS: dict[str, dict[str, bool]] = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "all": {},
     "no clamp": {"clamp": False},
     "no SSC": {"learned_sensors": False},
@@ -33,8 +33,8 @@ VARIANTS: dict[str, dict[str, bool]] = {
     "no CA": {"cross_attention": False},
     "none": {"clamp": False, "learned_sensors": False, "cross_attention": False},
 }
-"""What is switched off. SSC: the sensors learn nothing; loop: they do, but without C Y = R X. CA of image:
-the spectral attention has one factor a channel for all of the image, as in the paper."""
+"""What is switched off, or otherwise. SSC: the sensors learn nothing; loop: they do, but without C Y = R X.
+CA of image: the spectral attention has one factor a channel for all of the image, as in the paper."""
 
 SENSORS_COME = 6.0
 """How far the paper's schedule lets PSF and SRF come: 1e-3 in 2000 steps, then falling to 0 in 8000."""

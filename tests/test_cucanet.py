@@ -200,17 +200,30 @@ def test_attention_has_a_mean_of_one(reach):
     assert float(net.cross.spatial(torch.rand(8, 20, 28)).mean()) == pytest.approx(1, rel=1e-4)
 
 
-def test_attention_sees_no_held_out_pixel(problem):
-    training = CoupledTraining.of(problem, TINY)
-    assert training is not None
-    held = (training.check > 0) & (training.learn == 0)
-    assert held.any()
-    spoilt = problem.hsi.clone()
+@pytest.mark.parametrize("reach", [0, 3])
+def test_neither_training_nor_score_sees_held_out_pixels_by_attention(problem, monkeypatch, reach):
+    stage = replace(TINY, attention_reach=reach)
+    weight = problem.hsi_weight.clone()
+    weight[5:7], weight[::7, ::5] = 0, 0  # holes, to be filled from beside them
+    holed = replace(problem, hsi_weight=weight)
+    first = CoupledTraining.of(holed, stage)
+    assert first is not None
+    held = (first.check > 0) & (first.learn == 0)
+    spoilt = holed.hsi.clone()
     spoilt[:, held] *= 0.9  # no new maximum, by which the network's units are told
-    other = CoupledTraining.of(replace(problem, hsi=spoilt), TINY)
+    other = CoupledTraining.of(replace(holed, hsi=spoilt), stage)
     assert other is not None
-    assert torch.equal(training.shown, other.shown)
-    assert not torch.equal(training.hsi, other.hsi)
+    assert held.any()
+    assert not torch.equal(first.hsi, other.hsi)
+    for each in (first, other):
+        assert each.network.guide_last.attended is not None
+        torch.manual_seed(0)
+        torch.nn.init.normal_(each.network.guide_last.attended, std=0.3)
+    # what is made, and not what it is compared with
+    monkeypatch.setattr(coupled_training, "mean_misfit", lambda made, wanted, weight: (made * weight).sum())
+    crop = first.crops.any(torch.Generator().manual_seed(1))
+    assert torch.equal(first.loss(crop), other.loss(crop))
+    assert first.score() == other.score()
 
 
 def test_a_wrong_psf_is_mended_and_the_sensor_handed_on(problem):

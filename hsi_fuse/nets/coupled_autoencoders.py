@@ -113,8 +113,8 @@ class CoupledAutoencoders(nn.Module):
 
     `CrossAttention` goes before the last convolution, beside the original features (`Last`).
 
-    Deviations: what `CrossAttention` and `Last` name; convolutions see mirrored ground beyond the scene's
-    edge, which the caller gives them, not zeros: `halo` guide pixels, and `rim` HSI pixels for the attention.
+    Deviations: what `CrossAttention` and `Last` name; convolutions see what the caller gives them beyond the
+    scene's edge, not zeros: `halo` guide pixels, and `rim` HSI pixels for the attention.
 
     Parameters
     ----------

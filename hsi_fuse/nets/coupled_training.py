@@ -80,7 +80,7 @@ class CoupledTraining:
         crops = Crops(usable, side, ring, ratio)
 
         learn = (usable & ~asked).to(hsi)
-        shown = fill_nearest(hsi, (~(usable & asked)).to(hsi))
+        shown = fill_nearest(problem.hsi, problem.hsi_weight * ~(usable & asked)) / units.scale
         corners = hsi[:, learn > 0]
         corners = corners[:, vertices(corners, options.endmembers, problem.seed)]  # (n, K)
         if options.warm:
@@ -167,7 +167,7 @@ class CoupledTraining:
         """The weighted losses over one crop."""
         options, network, layers, w = self.options, self.network, self.layers, self.options.weights
         coarse, hsi, guide = crop.coarse, self.hsi[:, *crop.coarse], self.guide[:, *crop.fine]
-        fine, seen = self._unmix_guide(self.shown, coarse)  # (K, H, W)
+        fine, seen = self._unmix_guide(self.shown, coarse, self._whole(self.shown))  # (K, H, W)
         own = network.unmix_hsi(hsi, seen)  # (K, h, w)
         learn, weight = self.learn[coarse], self.weight[crop.fine]
         inner = learn * crop.inner
@@ -190,8 +190,9 @@ class CoupledTraining:
     def score(self) -> float:
         """Mean misfit of the fused cube to the HSI pixels that were held out."""
         total = count = 0.0
+        whole = self._whole(self.shown)
         for crop in self.crops.tiles():
-            fine, _ = self._unmix_guide(self.shown, crop.coarse)
+            fine, _ = self._unmix_guide(self.shown, crop.coarse, whole)
             seen = _mix(self.network.endmembers, self.layers.down(fine))
             weight = self.check[crop.coarse] * crop.inner
             share = float(weight.sum())
@@ -231,17 +232,24 @@ class CoupledTraining:
         """The network's own cube: endmembers (n, K) in HSI units, abundances (K, H, W) of all the guide."""
         (height, width), step = self.hsi.shape[1:], -(-TILE_PX // self.problem.ratio)
         spans = [[slice(i, min(i + step, size)) for i in range(0, size, step)] for size in (height, width)]
+        whole = self._whole(self.hsi)
         rows = [
-            torch.cat([self._unmix_guide(self.hsi, (across, along))[0] for along in spans[1]], 2)
+            torch.cat([self._unmix_guide(self.hsi, (across, along), whole)[0] for along in spans[1]], 2)
             for across in spans[0]
         ]
         spectra = self.network.endmembers.detach() * self.units.scale
         return Estimate(spectra, torch.zeros_like(spectra[:, 0]), torch.cat(rows, 1))
 
-    def _unmix_guide(self, told: Tensor, coarse: tuple[slice, slice]) -> tuple[Tensor, Tensor]:
+    def _whole(self, told: Tensor) -> Tensor | None:
+        """The spectral attention where there is one for all of the image; else each window has its own."""
+        return None if self.network.rim else self.network.attention(told)
+
+    def _unmix_guide(
+        self, told: Tensor, coarse: tuple[slice, slice], spectral: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Abundances and features of the guide over a window of HSI pixels.
 
-        The attention sees the HSI `told` (n, h, w); beyond its edge the last pixel goes on.
+        The attention of the window sees the HSI `told` (n, h, w); beyond its edge the last pixel goes on.
         """
         network, ratio = self.network, self.problem.ratio
         if rim := network.rim:
@@ -249,9 +257,9 @@ class CoupledTraining:
                 torch.arange(span.start - rim, span.stop + rim, device=told.device).clamp(0, size - 1)
                 for span, size in zip(coarse, told.shape[1:], strict=True)
             )
-            told = told[:, rows[:, None], columns]
+            spectral = network.attention(told[:, rows[:, None], columns])
         view = (slice(s.start * ratio, s.stop * ratio + 2 * network.halo) for s in coarse)
-        return network.unmix_guide(self.view[:, *view], network.attention(told))
+        return network.unmix_guide(self.view[:, *view], spectral)
 
 
 def support_of(srf: Tensor) -> Tensor:
