@@ -37,7 +37,7 @@ def seconds_per_epoch() -> tuple[float, float]:
     problem = problem_of(pair_of(Job(SCENE, PROTOCOL, "cucanet-paper", "true", 0)), "true", 0, preset)
     marks: list[tuple[float, float]] = []
 
-    def on_step(what: str, step: int, total: int, held_out: float) -> None:
+    def on_step(what: str, step: int, total: int, held_out: float, loss: float = 0.0) -> None:
         marks.append((time.perf_counter(), time.process_time()))
         if len(marks) == 2:
             raise Enough

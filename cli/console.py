@@ -15,8 +15,7 @@ from typing import Any, TextIO
 import click
 
 from hsi_fuse.errors import HsiFuseWarning
-
-OnStep = Callable[[str, int, int, float], None]  # as hsi_fuse.problem has it, without importing torch
+from hsi_fuse.progress import OnStep, silent
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -78,7 +77,7 @@ def warnings_as_lines(state: State) -> Iterator[None]:
 def progress(state: State) -> Iterator[OnStep]:
     """A callback that shows progress: bars with an ETA on a terminal, else plain lines; nothing with -q."""
     if state.verbosity < 0:
-        yield lambda what, step, total, score: None
+        yield silent
     elif sys.stderr.isatty():
         with _bars() as on_step:
             yield on_step
@@ -96,15 +95,18 @@ def _bars() -> Iterator[OnStep]:
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[score]:>9}", markup=False),
+        TextColumn("{task.fields[loss]}", markup=False),
         TimeRemainingColumn(elapsed_when_finished=True),
     )
     with Progress(*columns, console=Console(stderr=True)) as bars:
         tasks: dict[str, TaskID] = {}
 
-        def on_step(what: str, step: int, total: int, score: float) -> None:
+        def on_step(what: str, step: int, total: int, score: float, loss: float = 0.0) -> None:
             if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total, score="")
-            bars.update(tasks[what], completed=step, total=total, score=_spell(score))
+                tasks[what] = bars.add_task(what, total=total, score="", loss="")
+            bars.update(
+                tasks[what], completed=step, total=total, score=_spell(score), loss=_spell(loss, "loss ")
+            )
 
         yield on_step
 
@@ -113,21 +115,29 @@ class Lines:
     """Progress as plain lines: when a step starts, when it ends, and now and then between."""
 
     def __init__(self) -> None:
-        self.started = self.last = time.monotonic()
+        self.started = self.last = self.since = time.monotonic()
         self.what = ""
 
-    def __call__(self, what: str, step: int, total: int, score: float) -> None:
+    def __call__(self, what: str, step: int, total: int, score: float, loss: float = 0.0) -> None:
         """Tell of one step."""
         now = time.monotonic()
         if what == self.what and step < total and now - self.last < SECONDS_BETWEEN_LINES:
             return
+        if what != self.what:
+            self.since = self.last  # when the step before it was told of: it began about then
         self.what, self.last = what, now
-        line = f"{now - self.started:7.1f} s  {what} {step}/{total}  {_spell(score)}"
-        print(line.rstrip(), file=sys.stderr, flush=True)
+        left = (now - self.since) / step * (total - step) if step else 0.0
+        parts = (
+            f"{what} {step}/{total}",
+            _spell(score),
+            _spell(loss, "loss "),
+            f"{left:.0f} s left" if loss else "",
+        )
+        print(f"{now - self.started:7.1f} s  {'  '.join(filter(None, parts))}", file=sys.stderr, flush=True)
 
 
-def _spell(score: float) -> str:
-    return f"{score:.4g}" if score else ""  # steps that have no score say 0
+def _spell(number: float, what: str = "") -> str:
+    return f"{what}{number:.4g}" if number else ""  # steps that have no score or loss say 0
 
 
 @contextmanager

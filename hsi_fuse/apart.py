@@ -23,7 +23,6 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ from types import FrameType
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from hsi_fuse.errors import HsiFuseError, HsiFuseWarning
+from hsi_fuse.progress import OnStep
 from hsi_fuse.threads import keep_memory, thread_environment
 
 if TYPE_CHECKING:
@@ -41,8 +41,6 @@ GRACE_S = 20.0
 """How long a child that shall stop may take to clean up."""
 SECONDS_BETWEEN_STEPS = 0.5
 KILOBYTE = 1 if sys.platform == "darwin" else 1024  # unit of ru_maxrss
-
-OnStep = Callable[[str, int, int, float], None]
 
 
 @dataclass(frozen=True)
@@ -226,7 +224,7 @@ class _Reporter:
         with suppress(BrokenPipeError):
             print(json.dumps(report), file=self._up, flush=True)
 
-    def __call__(self, what: str, step: int, total: int, score: float) -> None:
+    def __call__(self, what: str, step: int, total: int, score: float, loss: float = 0.0) -> None:
         """Tell of one step."""
         now = time.monotonic()
         if what == self._what and step < total and now - self._last < SECONDS_BETWEEN_STEPS:
@@ -234,7 +232,7 @@ class _Reporter:
         if what != self._what or step == total:
             print(f"{time.strftime('%H:%M:%S')}  {what} {step}/{total}", file=sys.stderr, flush=True)
         self._what, self._last = what, now
-        self.tell(step=(what, step, total, score))
+        self.tell(step=(what, step, total, score, loss))
 
 
 def main() -> NoReturn:

@@ -187,7 +187,8 @@ def train(
         at = replace(at, step=at.step + 1)
         if at.step % schedule.check_every == 0 or at.step == schedule.steps:
             at = _checked(at, network, float(value.detach()), score(), schedule)
-            on_step(what, at.step, schedule.steps, at.history[-1]["held_out"])
+            last = at.history[-1]
+            on_step(what, at.step, schedule.steps, last["held_out"], last["loss"])
             at = replace(at, finished=at.finished or hopeless(at.step))
         if place and place.due:
             _keep(place, at, network, descent, draws)

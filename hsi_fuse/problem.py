@@ -14,13 +14,12 @@ from torch import Tensor
 from hsi_fuse.errors import SolveError
 from hsi_fuse.feather import feather
 from hsi_fuse.physics import blur_down
+from hsi_fuse.progress import OnStep as OnStep
+from hsi_fuse.progress import silent as silent
 from hsi_fuse.sensor import Sensor
 
 if TYPE_CHECKING:
     from hsi_fuse.overlap.unregistered import Unmixed
-
-OnStep = Callable[[str, int, int, float], None]
-"""Progress callback: (what, step, of how many, loss or score)."""
 
 
 @dataclass(frozen=True)
@@ -318,7 +317,3 @@ class Stage(Protocol):
     def __call__(self, problem: Problem, start: Estimate, on_step: OnStep) -> StageResult:
         """Improve `start` on `problem`."""
         ...
-
-
-def silent(what: str, step: int, total: int, score: float) -> None:
-    """The progress callback that says nothing."""

@@ -114,7 +114,7 @@ def test_an_interrupted_run_goes_on_to_the_same_product_and_clears_up(pair, tmp_
     plain, output, states = (tmp_path / name for name in ("plain.tif", "other.tif", "states"))
     told = []
 
-    def dies(what: str, step: int, total: int, score: float) -> None:
+    def dies(what: str, step: int, total: int, score: float, loss: float = 0.0) -> None:
         told.append((what, step))
         if what == "coupled" and step == 6:
             raise Killed
@@ -140,7 +140,7 @@ def test_a_stage_that_is_interrupted_half_way_gives_the_same_bytes(tmp_path):
     stage = Uafl(steps=12, width=4, levels=2, groups=2, heads=2, crop_px=32, fits=0.0)
     told = 0
 
-    def dies(what: str, step: int, total: int, score: float) -> None:
+    def dies(what: str, step: int, total: int, score: float, loss: float = 0.0) -> None:
         nonlocal told
         told += 1
         if told == 3:

@@ -189,7 +189,7 @@ class _Run:
         on_step = partial(self._step, task.name)
         return executor.submit(run_apart, job, task.log, on_step, self.children)
 
-    def _step(self, name: str, what: str, done: int, total: int, score: float) -> None:
+    def _step(self, name: str, what: str, done: int, total: int, score: float, loss: float) -> None:
         self.tell(name, "step", what, done=done, total=total)
 
     def _finish(self, task: Task, threads: int | None, outcome: Outcome) -> None:
