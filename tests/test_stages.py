@@ -166,7 +166,7 @@ def test_progress_ends_at_its_total(stage, pairs):
     problem, said = problem_of(pairs[4]), []
     stage(problem, started(stage, problem), lambda *report: said.append(report))
     assert said
-    assert all(0 <= step <= total for _, step, total, _ in said)
+    assert all(0 <= step <= total for _, step, total, *_ in said)
     assert said[-1][1] == said[-1][2]
 
 
