@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hsi_fuse.errors import SolveError
 from hsi_fuse.interpolation import Interpolation
-from hsi_fuse.physics import blur_down, mix_bands
+from hsi_fuse.physics import blur_down, gaussian_psf, mix_bands
 from hsi_fuse.problem import Estimate, Problem
 from hsi_fuse.quality import checks, metrics
 from hsi_fuse.quality import cube as streamed
@@ -22,6 +22,7 @@ from hsi_fuse.quality.assess import (
     SCHEMA,
     AssessOptions,
     Quality,
+    _consistency,
     _integrity,
     assess,
     plain,
@@ -296,6 +297,39 @@ def test_negative_values_weigh_what_they_take_away(scene):
     assert part["negative_pct"] == pytest.approx(50, abs=0.1)
     assert part["negative_weight_pct"] == pytest.approx(100 * float((upper / lower).mean()), rel=1e-4)
     assert part["negative_weight_input_pct"] == 0
+
+
+def test_products_of_a_high_scene_are_compared_on_strips_of_it_unless_those_miss_a_place(scene):
+    small, _ = scene
+    times, height = 10, 320  # HSI rows
+    problem = replace(
+        small,
+        hsi=small.hsi.repeat(1, times, 1),
+        hsi_weight=small.hsi_weight.repeat(times, 1),
+        guide=small.guide.repeat(1, times, 1),
+        guide_weight=small.guide_weight.repeat(times, 1),
+    )
+    methods = {name: interpolate(problem) for name in ("interpolation", "product")}
+    rows = torch.cat([torch.arange(32) + round(i * (height - 32) / 7) for i in range(8)])
+
+    part, low, angles = _consistency(problem, methods)
+    assert torch.equal(low, degrade(methods["product"], problem.sensor.psf, RATIO))
+    assert angles.shape == (height, 32)
+    assert bool(angles.isfinite().all())
+    for place, psf in {"learned_psf": problem.sensor.psf, "nominal_psf": gaussian_psf(RATIO, 4.0)}.items():
+        found, again = part[place]["product"], degrade(methods["product"], psf, RATIO)[:, rows]
+        wanted = problem.hsi[:, rows]
+        assert plain(found) == plain(part[place]["interpolation"])
+        assert found["pixels"] == 8 * 32 * 32
+        assert found["psnr_db"] == pytest.approx(metrics.psnr(again, wanted))
+        assert found["q2n"] == pytest.approx(metrics.q2n(again, wanted))
+        assert found["sam_deg"]["median"] == pytest.approx(metrics.sam_deg(again, wanted).median)
+
+    between = problem.guide_weight.clone()
+    between[RATIO * 33 : RATIO * 40] = 0  # no strip looks there
+    part, _, _ = _consistency(replace(problem, guide_weight=between), methods)
+    assert part["outside"]["product"]["pixels"] >= 6 * 32
+    assert part["learned_psf"]["product"]["pixels"] == height * 32
 
 
 def test_negative_values_of_a_large_scene_are_counted_on_some_of_its_rows(scene):

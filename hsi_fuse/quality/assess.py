@@ -7,7 +7,7 @@ unit of it. Null stands where a figure cannot be formed; lists hold one entry a 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,11 @@ SCHEMA = 7
 """Version of `quality.schema.json`; it rises when a figure changes its name or meaning."""
 COUNTED_ROWS = 128
 """Of the HSI, at least, where there are so many, on whose ground negative values are counted."""
+COMPARED_STRIPS = 8
+"""Of the HSI, as high as blocks of Q2n and evenly spread, on which degraded products are held against it
+where it is higher than all of them: the rest of it would say the same."""
+LEAST_SHOWN = 0.5
+"""Of what evenly spread pixels would show of each place: where they show less, all rows are compared."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +149,8 @@ def assess(
 def _consistency(problem: Problem, methods: Mapping[str, Cube]) -> tuple[dict[str, Any], Tensor, Tensor]:
     """Part A: every method degraded by the learned and by a nominal PSF against the HSI.
 
-    Also the product, degraded by the learned PSF, (n, h, w), and its spectral angles, degrees (h, w).
+    Also the product, degraded by the learned PSF, (n, h, w), and its spectral angles, degrees (h, w). The
+    figures of a high scene are of `COMPARED_STRIPS` of it, the same for all methods; the angles of all.
     """
     ratio, sensor = problem.ratio, problem.sensor
     measured = problem.hsi_weight > 0
@@ -154,38 +160,52 @@ def _consistency(problem: Problem, methods: Mapping[str, Cube]) -> tuple[dict[st
     places, parts = {"learned_psf": measured}, {"inside": measured & seen, "outside": measured & ~seen}
     if all(bool(part.any()) for part in parts.values()):
         places |= parts
+    rows = _compared_rows(places.values())
+    hsi = problem.hsi[:, rows]
     part: dict[str, Any] = {"noise_angle_deg": _noise_angle(problem, measured), "nominal_psf": {}}
     part |= {place: dict.fromkeys(methods) if place in places else None for place in ("learned_psf", *parts)}
 
-    def compared(name: str, psf: Tensor, where: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def compared(name: str, psf: Tensor, where: Mapping[str, Tensor]) -> Tensor:
         hand_back_memory()
         low = degrade(methods[name], psf, ratio)  # (n, h, w)
-        found, angles = _fidelity(low, problem, where)
-        for place, figures in found.items():
+        masks = {place: mask[rows] for place, mask in where.items()}
+        for place, figures in _fidelity(low[:, rows], hsi, problem, masks).items():
             part[place][name] = figures
-        return low, angles
+        return low
 
     for name in methods:  # of degraded products one is kept, the last: of a big scene each takes a gigabyte
         compared(name, nominal, {"nominal_psf": measured})
         if name != "product":
             compared(name, sensor.psf, places)
-    low, angles = compared("product", sensor.psf, places)
+    low = compared("product", sensor.psf, places)
     for place, mask in parts.items():  # all of it is one of them
         if part[place] is None and bool(mask.any()):
             part[place] = part["learned_psf"]
-    return part, low, angles
+    return part, low, metrics.sam_deg(low, problem.hsi, measured).map
+
+
+def _compared_rows(places: Iterable[Tensor]) -> slice | Tensor:
+    """Rows of the HSI on which products are compared: all, where some would miss most of a place (h, w)."""
+    places = list(places)
+    height, kept = len(places[0]), COMPARED_STRIPS * metrics.BLOCK
+    if height <= kept:
+        return slice(None)
+    first = torch.linspace(0, height - metrics.BLOCK, COMPARED_STRIPS).round().long()
+    rows = (first[:, None] + torch.arange(metrics.BLOCK)).flatten()
+    shown = [float(mask[rows].sum() / mask.sum().clamp_min(1)) for mask in places]
+    return rows if min(shown) >= LEAST_SHOWN * kept / height else slice(None)
 
 
 def _fidelity(
-    low: Tensor, problem: Problem, places: Mapping[str, Tensor]
-) -> tuple[dict[str, dict[str, Any]], Tensor]:
-    """A degraded product against the HSI in each place, masks (h, w); and its angles (h, w) in the first.
+    low: Tensor, hsi: Tensor, problem: Problem, places: Mapping[str, Tensor]
+) -> dict[str, dict[str, Any]]:
+    """A degraded product against the HSI, the same rows of both, in each place: masks of these rows.
 
     The first place is all others together.
     """
     whole, *parts = places.values()
-    angles = metrics.sam_deg(low, problem.hsi, whole)
-    apart = [metrics.moments(low, problem.hsi, mask) for mask in parts or [whole]]
+    angles = metrics.sam_deg(low, hsi, whole)
+    apart = [metrics.moments(low, hsi, mask) for mask in parts or [whole]]
     all_moments = [metrics.Moments.joined(apart), *apart] if parts else apart
     found = {}
     for (place, mask), moments in zip(places.items(), all_moments, strict=True):
@@ -196,7 +216,7 @@ def _fidelity(
             "psnr_db": moments.psnr,
             "sam_deg": angle_figures(angles.within(mask)),
             "ergas": moments.ergas(problem.ratio),
-            "q2n": metrics.q2n(low, problem.hsi, mask),
+            "q2n": metrics.q2n(low, hsi, mask),
             "bands": {
                 "rmse": moments.rmse,
                 "bias": moments.bias,
@@ -206,7 +226,7 @@ def _fidelity(
                 "stands_out": checks.standing_out(missed, noise),
             },
         }
-    return found, angles.map
+    return found
 
 
 def _noise_angle(problem: Problem, mask: Tensor) -> float:

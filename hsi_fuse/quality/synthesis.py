@@ -16,7 +16,7 @@ from hsi_fuse.quality.reduced import reduce_problem, reduction_factor
 from hsi_fuse.quality.verdict import baseline_wins
 
 Solver = Callable[[Problem], Estimate]
-MOST_HSI_PX = 256
+MOST_HSI_PX = 192
 """Side of the middle of a scene that is degraded; of a larger one the rest would say the same."""
 
 
