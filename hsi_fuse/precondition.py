@@ -9,8 +9,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from hsi_fuse.physics import Blur, blur_of
-from hsi_fuse.system import System, cached, times
+from hsi_fuse.sparse import SparseBlur, sparse_blur
+from hsi_fuse.system import System
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Preconditioner:
         1 / d.
     to_low : Tensor (r, r)
         From channels, over d, to the eigenvectors, all that are not 0.
-    shrink : Tensor (r, h, w)
+    shrink : Tensor (h, w, r)
         The inverse in the middle, in cosines.
     rows, columns : Tensor (h, h), (w, w)
         The orthonormal cosine transforms.
@@ -66,32 +66,34 @@ class Preconditioner:
         rows, columns = (
             _response(part, ratio, size) for part, size in zip(taps, trust.shape[1:], strict=True)
         )
-        seen = values.clamp_min(0)[:, None, None] * rows[:, None] * columns
+        seen = rows[:, None, None] * columns[:, None] * values.clamp_min(0)
         return cls(
             torch.outer(*taps).to(system.psf),
             ratio,
-            scale[:, None, None],
+            scale,
             vectors.T.to(trust) @ change,
             (1 / (1 + seen)).to(trust),
             *transforms,
         )
 
     @cached_property
-    def blur(self) -> Blur:
+    def blur(self) -> SparseBlur:
         """H, but for the trust."""
-        height, width = self.shrink.shape[1:]
-        return blur_of(self.psf, self.ratio, (height, width), self.shrink)
+        height, width, _ = self.shrink.shape
+        return sparse_blur(self.psf, self.ratio, (height, width), self.shrink)
 
     def __call__(self, residual: Tensor) -> Tensor:
-        """M^-1 times (r, H, W)."""
+        """M^-1 times (H W, r)."""
         out = residual * self.scale
-        groups = cached(out)
-        low = times(self.to_low, torch.cat([self.blur.down(part) for part in groups]))
-        low = self.rows.T @ ((self.rows @ low @ self.columns.T) * self.shrink) @ self.columns
-        back = torch.split(times(-self.scale[:, :, 0] * self.to_low.T, low), len(groups[0]))
-        for part, coarse in zip(groups, back, strict=True):
-            self.blur.up(coarse, onto=part)
+        low = (self.blur.down(out) @ self.to_low.T).view_as(self.shrink)
+        low = _turned(_turned(low, self.rows, self.columns) * self.shrink, self.rows.T, self.columns.T)
+        self.blur.add_up(low.flatten(0, 1) @ (-self.scale * self.to_low), out)
         return out
+
+
+def _turned(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Both axes of an image (h, w, r) in other bases: matrices (h, h) and (w, w)."""
+    return columns @ (rows @ image.flatten(1)).view_as(image)
 
 
 def _even(taps: Tensor) -> Tensor:

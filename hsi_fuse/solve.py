@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from hsi_fuse.errors import SolveError
-from hsi_fuse.physics import blur_down, blur_down_adjoint
+from hsi_fuse.physics import blur_down, mix_bands
 from hsi_fuse.precondition import Preconditioner
 from hsi_fuse.problem import Problem
 from hsi_fuse.sensors.sense import supported
 from hsi_fuse.subspace import Subspace, fill_nearest, upsample
-from hsi_fuse.system import System, conjugate_gradients, degree, times
+from hsi_fuse.system import System, conjugate_gradients, degree
 
 
 def bonds(guide: Tensor, weight: Tensor, edge: float, step: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -236,11 +236,12 @@ def solve_map(problem: Problem, subspace: Subspace, prior: Prior, options: MapOp
         options.smooth * down,
         options.smooth * across,
     )
-    missing = problem.guide - known[:, None, None] - times(mixing, prior.mean)  # (m, H, W)
-    right = blur_down_adjoint(times(change.T, trust * (low - blur_down(prior.mean, psf, ratio))), psf, ratio)
-    right += times(change.T @ whitened, weight * missing)
+    missing = problem.guide - known[:, None, None] - mix_bands(prior.mean, mixing)  # (m, H, W)
+    right = (weight * missing).flatten(1).T @ (whitened.T @ change)  # (H W, r)
+    missing = trust * (low - blur_down(prior.mean, psf, ratio))  # (k, h, w)
+    system.blur.add_up(missing.flatten(1).T @ change, right)
     # the unknowns are the correction in the basis `change`, which makes all but the HSI's term pixelwise
-    start = times(back, prior.correction)
+    start = prior.correction.flatten(1).T @ back.T
     correction, steps = conjugate_gradients(
         system,
         right.sub_(system(start)),
@@ -248,7 +249,8 @@ def solve_map(problem: Problem, subspace: Subspace, prior: Prior, options: MapOp
         options.iterations,
         options.tolerance,
     )
-    return prior.mean + times(change, correction.add_(start)), steps
+    found = torch.addmm(prior.mean.flatten(1), change, correction.add_(start).T)
+    return found.view_as(prior.mean), steps
 
 
 def diagonalised(covariance: Tensor, curvature: Tensor) -> tuple[Tensor, Tensor]:

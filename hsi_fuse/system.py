@@ -11,10 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hsi_fuse.errors import SolveError
-from hsi_fuse.physics import Blur, blur_of
+from hsi_fuse.sparse import SparseBlur, five_point, product, sparse_blur
 
-CACHE_PIXELS = 1 << 18
-"""Of one channel, that stay in a processor's cache while they are worked on."""
 DOT_VALUES = 1 << 16
 """Values of one product in float32."""
 
@@ -65,16 +63,6 @@ def _dot(one: Tensor, other: Tensor) -> Tensor:
     return torch.stack([torch.dot(a, b) for a, b in parts]).double().sum()
 
 
-def times(matrix: Tensor, image: Tensor) -> Tensor:
-    """A matrix (a, k) times each pixel of an image (k, H, W)."""
-    return torch.tensordot(matrix, image, dims=1)
-
-
-def cached(image: Tensor) -> tuple[Tensor, ...]:
-    """Channels of (k, H, W) that fit into a processor's cache together: views of (some, H, W)."""
-    return torch.split(image, max(CACHE_PIXELS // image[0].numel(), 1))
-
-
 def degree(down: Tensor, across: Tensor) -> Tensor:
     """The sum of each pixel's bonds (H, W)."""
     degree = F.pad(down, (0, 0, 1, 0)) + F.pad(down, (0, 0, 0, 1))
@@ -91,7 +79,7 @@ class System:
         C' (D B)' T (D B) C + curvature weight + damp + smooth L
 
     Prior and guide then act on each channel by itself, and only the HSI's term couples them, at the HSI's
-    pixels. Channels are taken a few at a time, so that they stay in the processor's cache.
+    pixels. Images are (H W, r), channels last (`sparse`).
 
     Attributes
     ----------
@@ -123,27 +111,27 @@ class System:
     across: Tensor
 
     @cached_property
-    def blur(self) -> Blur:
+    def blur(self) -> SparseBlur:
         """D B."""
         height, width = self.trust.shape[1:]
-        return blur_of(self.psf, self.ratio, (height, width), self.trust)
+        return sparse_blur(self.psf, self.ratio, (height, width), self.trust)
+
+    @cached_property
+    def prior(self) -> Tensor:
+        """damp + smooth L, sparse (H W, H W)."""
+        return five_point(self.held, -self.down, -self.across)
+
+    @cached_property
+    def bend(self) -> Tensor:
+        """curvature weight, from the first channel on that the guide says something of: (H W, some)."""
+        silent = int((self.curvature <= 0).long().cumprod(0).sum())
+        return torch.outer(self.weight.flatten(), self.curvature[silent:].clamp_min(0))
 
     def __call__(self, image: Tensor) -> Tensor:
-        """The matrix times (r, H, W)."""
-        low = torch.cat([self.blur.down(part) for part in cached(image)])
-        low = times(self.change.T, self.trust * times(self.change, low))
-        out = torch.empty_like(image)
-        parts, count = cached(image), len(cached(image)[0])
-        for to, part, coarse, curvature in zip(
-            cached(out), parts, torch.split(low, count), torch.split(self.curvature, count), strict=True
-        ):
-            torch.mul(part, self.held, out=to)
-            to[:, 1:].addcmul_(part[:, :-1], self.down, value=-1)
-            to[:, :-1].addcmul_(part[:, 1:], self.down, value=-1)
-            to[:, :, 1:].addcmul_(part[:, :, :-1], self.across, value=-1)
-            to[:, :, :-1].addcmul_(part[:, :, 1:], self.across, value=-1)
-            for i, value in enumerate(curvature.tolist()):
-                if value > 0:
-                    to[i].addcmul_(part[i], self.weight, value=value)
-            self.blur.up(coarse, onto=to)
+        """The matrix times (H W, r)."""
+        out = product(self.prior, image)
+        bent = slice(image.shape[1] - self.bend.shape[1], None)
+        out[:, bent].addcmul_(image[:, bent], self.bend)
+        low = self.blur.down(image) @ self.change.T  # (h w, k)
+        self.blur.add_up((low * self.trust.flatten(1).T) @ self.change, out)
         return out

@@ -13,6 +13,11 @@ from hsi_fuse.system import System, conjugate_gradients, degree
 RATIO, HEIGHT, WIDTH, CHANNELS = 4, 9, 12, 3
 
 
+def image(seed, channels=CHANNELS):
+    """Channels last."""
+    return random(RATIO * HEIGHT * RATIO * WIDTH, channels, seed=seed)
+
+
 def random(*shape, seed=0):
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
@@ -54,16 +59,16 @@ def lively(system):
 @pytest.mark.parametrize("size", [4, 12, 20])
 def test_it_is_the_inverse_of_a_system_alike_everywhere(size):
     system = uniform(gaussian(size))
-    there = random(CHANNELS, RATIO * HEIGHT, RATIO * WIDTH, seed=2)
+    there = image(2)
     assert torch.allclose(Preconditioner.of(system)(system(there)), there, atol=1e-9)
 
 
 def test_fewer_unknowns_than_coefficients_are_inverted_too():
     system = uniform()
     system = replace(system, change=system.change[:, 1:], curvature=system.curvature[1:])
-    there = random(CHANNELS - 1, RATIO * HEIGHT, RATIO * WIDTH, seed=2)
+    there = image(2, CHANNELS - 1)
     inverse = Preconditioner.of(system)
-    assert len(inverse.shrink) == CHANNELS - 1
+    assert inverse.shrink.shape == (HEIGHT, WIDTH, CHANNELS - 1)
     assert torch.allclose(inverse(system(there)), there, atol=1e-9)
 
 
@@ -71,21 +76,21 @@ def test_fewer_unknowns_than_coefficients_are_inverted_too():
 def test_it_is_symmetric_and_positive_whatever_the_system(angle):
     system = lively(uniform(gaussian_psf(RATIO, 3.0, 6.0, angle).double()))
     inverse = Preconditioner.of(system)
-    one, other = (random(CHANNELS, RATIO * HEIGHT, RATIO * WIDTH, seed=s) for s in (3, 4))
+    one, other = (image(seed) for seed in (3, 4))
     assert float((inverse(one) * other).sum()) == pytest.approx(float((one * inverse(other)).sum()), rel=1e-9)
     smooth = torch.ones_like(one)  # what the HSI sees all of: 1 / d less nearly all of it
-    for image in (one, other, smooth, system(one)):
-        assert float((inverse(image) * image).sum()) > 0
+    for each in (one, other, smooth, system(one)):
+        assert float((inverse(each) * each).sum()) > 0
 
 
 def test_a_system_takes_a_fraction_of_the_iterations():
     system = lively(uniform())
     system = replace(system, trust=torch.ones_like(system.trust), weight=torch.ones_like(system.weight))
-    there = random(CHANNELS, RATIO * HEIGHT, RATIO * WIDTH, seed=5)
+    there = image(5)
     right = system(there)
     found, steps = conjugate_gradients(system, right, Preconditioner.of(system), 500, 1e-3)
     spread = (system.psf**2).sum() * (system.change**2).sum(0)
-    diagonal = system.held + (system.curvature + spread)[:, None, None]
+    diagonal = system.held.view(-1, 1) + system.curvature + spread
     _, plain = conjugate_gradients(system, right, lambda v: v / diagonal, 500, 1e-3)
     off = found - there
     assert float((off * system(off)).mean().sqrt()) < 5e-3  # posterior standard deviations

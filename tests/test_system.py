@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from hsi_fuse.errors import SolveError
+from hsi_fuse.physics import blur_down, blur_down_adjoint, gaussian_psf
 from hsi_fuse.solve import bonds
 from hsi_fuse.system import System, conjugate_gradients, degree
 
@@ -53,13 +54,14 @@ def test_values_that_are_not_finite_are_an_error():
 
 def test_the_system_is_symmetric_and_holds_constants_by_its_diagonal_alone():
     draw = torch.Generator().manual_seed(0)
-    one, other = (torch.randn(3, 9, 7, dtype=torch.float64, generator=draw) for _ in range(2))
+    guide, trust = (torch.randn(3, 9, 7, dtype=torch.float64, generator=draw) for _ in range(2))
+    one, other = (torch.randn(63, 3, dtype=torch.float64, generator=draw) for _ in range(2))
     weight = torch.ones(9, 7).double()
-    down, across = bonds(one[:2], weight, 1.0)
+    down, across = bonds(guide[:2], weight, 1.0)
     system = System(
         psf=torch.ones(1, 1).double(),
         ratio=1,
-        trust=other[:, :, :].square(),
+        trust=trust.square(),
         change=torch.eye(3).double() + 0.1,
         curvature=torch.tensor([2.0, 1.0, 0.0]).double(),
         weight=weight,
@@ -68,5 +70,30 @@ def test_the_system_is_symmetric_and_holds_constants_by_its_diagonal_alone():
         across=across,
     )
     assert float((system(one) * other).sum()) == pytest.approx(float((one * system(other)).sum()), rel=1e-12)
-    free = replace(system, trust=torch.zeros_like(other), curvature=torch.zeros(3).double())
+    free = replace(system, trust=torch.zeros_like(trust), curvature=torch.zeros(3).double())
     assert torch.allclose(free(torch.ones_like(one)), torch.full_like(one, 0.5))
+
+
+def test_the_system_is_what_its_parts_say():
+    """Of a part of the scene without guide, and channels of which the guide says nothing."""
+    draw = torch.Generator().manual_seed(1)
+    size, ratio, r = (12, 16), 4, 3
+    weight = torch.rand(size, dtype=torch.float64, generator=draw)
+    weight[:4] = 0
+    down, across = bonds(torch.randn(2, *size, dtype=torch.float64, generator=draw), weight, 1.0)
+    psf = gaussian_psf(ratio, 3.0, 5.0, 0.5).double()
+    change = torch.randn(r + 1, r, dtype=torch.float64, generator=draw)
+    curvature = torch.tensor([0.0, 3.0, 0.5]).double()
+    trust = torch.rand(r + 1, 3, 4, dtype=torch.float64, generator=draw)
+    held = 0.1 + degree(down, across)
+    system = System(psf, ratio, trust, change, curvature, weight, held, down, across)
+    image = torch.randn(r, *size, dtype=torch.float64, generator=draw)
+
+    low = blur_down(image, psf, ratio)
+    seen = torch.tensordot(change.T, trust * torch.tensordot(change, low, 1), 1)
+    expected = blur_down_adjoint(seen, psf, ratio) + (curvature[:, None, None] * weight + held) * image
+    expected[:, 1:] -= down * image[:, :-1]
+    expected[:, :-1] -= down * image[:, 1:]
+    expected[:, :, 1:] -= across * image[:, :, :-1]
+    expected[:, :, :-1] -= across * image[:, :, 1:]
+    assert torch.allclose(system(image.flatten(1).T), expected.flatten(1).T, atol=1e-12)
