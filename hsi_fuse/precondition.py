@@ -82,9 +82,9 @@ class Preconditioner:
         height, width, _ = self.shrink.shape
         return sparse_blur(self.psf, self.ratio, (height, width), self.shrink)
 
-    def __call__(self, residual: Tensor) -> Tensor:
-        """M^-1 times (H W, r)."""
-        out = residual * self.scale
+    def __call__(self, residual: Tensor, out: Tensor | None = None) -> Tensor:
+        """M^-1 times (H W, r), written to `out` where that is given."""
+        out = torch.mul(residual, self.scale, out=out)
         low = (self.blur.down(out) @ self.to_low.T).view_as(self.shrink)
         low = _turned(_turned(low, self.rows, self.columns) * self.shrink, self.rows.T, self.columns.T)
         self.blur.add_up(low.flatten(0, 1) @ (-self.scale * self.to_low), out)

@@ -53,9 +53,9 @@ def five_point(centre: Tensor, down: Tensor, across: Tensor) -> Tensor:
     return matrix(columns.clamp_(0, len(at) - 1), values.flatten(0, 1), len(at))
 
 
-def product(sparse: Tensor, image: Tensor) -> Tensor:
+def product(sparse: Tensor, image: Tensor, out: Tensor | None = None) -> Tensor:
     """A sparse matrix (N, M) times (M, r); `torch.mm` clears the result first, which takes as long."""
-    out = image.new_empty(len(sparse), image.shape[1])
+    out = image.new_empty(len(sparse), image.shape[1]) if out is None else out
     return torch.addmm(out, sparse, image, beta=0, out=out)
 
 
