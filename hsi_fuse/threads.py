@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 WAITING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "20000"}
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -2, -3, -8
 """Of glibc's malloc.h."""
-KEPT_BYTES = 1 << 28
+KEPT_BYTES = 1 << 30
 """More than the arrays that come and go in a block's solution take."""
 
 
