@@ -134,8 +134,14 @@ class Problem:
 
 
 def finite(values: Tensor) -> bool:
-    """Whether all of a tensor is; of images one after the other, as the question takes copies."""
-    return all(bool(torch.isfinite(part).all()) for part in (values if values.ndim > 2 else (values,)))
+    """Whether all of a tensor is; of images one after the other, as the question takes copies.
+
+    Where the sum is, all of it is: a ninth of the time.
+    """
+    return all(
+        bool(part.sum().isfinite()) or bool(part.isfinite().all())
+        for part in (values if values.ndim > 2 else (values,))
+    )
 
 
 def window(problem: Problem, rows: tuple[int, int], columns: tuple[int, int]) -> Problem:
@@ -212,8 +218,10 @@ class Estimate:
         """Rows start..stop-1 of the cube, (n, stop - start, W). The only access to it."""
         block = self.coefficients[:, start:stop]  # (k, r, W)
         rows = block.new_empty(len(self.basis), *block.shape[1:])
+        # the mean is one factor more: added by itself, it takes longer than the product
+        basis, one = torch.cat([self.basis, self.mean[:, None]], 1), block.new_ones(1, block.shape[2])
         for i in range(block.shape[1]):  # one at a time: rounding then does not depend on the block
-            torch.addmm(self.mean[:, None], self.basis, block[:, i].contiguous(), out=rows[:, i])
+            torch.mm(basis, torch.cat([block[:, i], one]), out=rows[:, i])
         return rows
 
     def parts(self, ranges: Iterable[tuple[int, int]]) -> Iterator[Tensor]:

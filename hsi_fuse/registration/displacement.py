@@ -58,8 +58,10 @@ class Displacement:
 
     def __call__(self, columns: Array, rows: Array) -> Array:
         """On the crossings of columns (W,) and rows (H,): (2, H, W)."""
-        x, y = np.meshgrid(*_normalised(columns, rows, self.shape))
-        out: Array = np.tensordot(self.polynomial, _monomials(x, y), 1)
+        across, down = (np.vander(x, 3, increasing=True) for x in _normalised(columns, rows, self.shape))
+        nodes = np.zeros((2, 3, 3))  # of powers of y and of x
+        nodes[:, *np.transpose(POWERS)] = self.polynomial
+        out: Array = down @ nodes @ across.T
         if self.splines is not None and self.coefficients is not None:
             out = out + self.splines.on_grid(self.coefficients, columns, rows)
         return out

@@ -241,7 +241,7 @@ def _powers(where: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
     first = where.floor()
     t = (where - first).to(like)
     square = t * t
-    return first, torch.stack([torch.ones_like(t), t, square, square * t], 1)
+    return first, torch.stack([torch.ones_like(t), t, square, square * t]).T
 
 
 @dataclass(frozen=True)
