@@ -56,8 +56,6 @@ def _steps(guide: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 LEAST_CURVATURE = 1e-7
 """Share of the guide's largest curvature below which one is rounding: m bands see m directions only."""
-BARELY = 1.5
-"""Variance of a guess's error at the HSI's resolution up to which it is left: noise alone makes it 1."""
 
 LOOSEST = 1e6
 """Largest variance of a guess's error, in the HSI's noise variances.
@@ -181,6 +179,8 @@ class MapOptions:
     edge : float
         Step of the guide, in its RMS step between neighbours, across which the correction is held half as
         firmly. What the HSI adds to the guess then spreads within an object and not as a halo around it.
+    barely : float
+        Variance of a guess's error at the HSI's resolution up to which it is left: noise alone makes it 1.
     iterations : int
     tolerance : float
         Root mean square error, in posterior standard deviations, at which conjugate gradients stop.
@@ -189,6 +189,7 @@ class MapOptions:
     smooth: float = 1.0
     damp: float = 0.05
     edge: float = 0.3
+    barely: float = 1.5
     iterations: int = 300
     tolerance: float = 7e-3
 
@@ -216,7 +217,7 @@ def solve_map(problem: Problem, subspace: Subspace, prior: Prior, options: MapOp
     mixing = sensor.srf @ subspace.basis  # (m, k)
     known = sensor.offset + sensor.srf @ subspace.mean
     whitened = (mixing / problem.guide_noise[:, None] ** 2).T  # (k, m)
-    values, change, back = correctable(*diagonalised(prior.covariance, whitened @ mixing))
+    values, change, back = correctable(*diagonalised(prior.covariance, whitened @ mixing), options.barely)
     weight = problem.fading
     if prior.texture is None:
         guide, step = standardise(problem.guide, problem.guide_weight), None
@@ -280,10 +281,10 @@ def diagonalised(covariance: Tensor, curvature: Tensor) -> tuple[Tensor, Tensor]
     return values, root @ vectors
 
 
-def correctable(values: Tensor, basis: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def correctable(values: Tensor, basis: Tensor, barely: float) -> tuple[Tensor, Tensor, Tensor]:
     """Of `diagonalised` the directions in which there is something to correct.
 
-    Those that the guide sees, and, of the others, those in which the guess is off by more than `BARELY`. The
+    Those that the guide sees, and, of the others, those in which the guess is off by more than `barely`. The
     rest, most of a large subspace, cost time in proportion to their number, and what a solver makes of them
     is the HSI's noise. One is always left.
 
@@ -298,7 +299,7 @@ def correctable(values: Tensor, basis: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     seen = values > LEAST_CURVATURE * values.max()
     unseen = basis[:, ~seen]
     missed, turn = torch.linalg.eigh(unseen.T @ unseen)
-    kept = missed > BARELY
+    kept = missed > barely
     if not bool(kept.any() | seen.any()):
         kept[-1] = True
     whole = torch.cat([unseen @ turn, basis[:, seen]], 1)

@@ -14,7 +14,6 @@ from hsi_fuse.physics import blur_down, gaussian_psf
 from hsi_fuse.problem import Estimate, Problem
 from hsi_fuse.sensor import Sensor
 from hsi_fuse.solve import (
-    BARELY,
     LOOSEST,
     MapOptions,
     Prior,
@@ -181,19 +180,19 @@ def test_where_a_guess_is_off_by_noise_alone_it_is_left_as_it_is(tiny, spread):
     along = (prior.covariance @ (problem.sensor.srf @ subspace.basis).T).numpy()  # (K, 1)
     options = MapOptions(iterations=2000, tolerance=1e-11)
     found, _ = solve_map(problem, subspace, prior, options)
-    wanted = dense_map(problem, subspace, prior, options, along if spread < BARELY else None)
+    wanted = dense_map(problem, subspace, prior, options, along if spread < options.barely else None)
     assert np.abs(found.numpy() - wanted).max() < 1e-6
 
 
 def test_one_direction_is_always_corrected():
-    values, basis, inverse = correctable(torch.zeros(3).double(), 0.5 * torch.eye(3).double())
+    values, basis, inverse = correctable(torch.zeros(3).double(), 0.5 * torch.eye(3).double(), 1.5)
     assert values.tolist() == [0]
     assert torch.allclose(inverse @ basis, torch.eye(1).double())
 
 
 def test_what_the_guide_sees_is_corrected_however_well_it_is_known():
     basis = torch.diag(torch.tensor([0.1, 3.0, 1.0, 1.2]).double())
-    values, kept, inverse = correctable(torch.tensor([5.0, 1e-9, 1e-9, 1e-9]).double(), basis)
+    values, kept, inverse = correctable(torch.tensor([5.0, 1e-9, 1e-9, 1e-9]).double(), basis, 1.5)
     assert values.tolist() == [0, 5]
     assert torch.allclose(kept.abs(), basis[:, [1, 0]])
     assert torch.allclose(inverse @ kept, torch.eye(2).double())

@@ -18,18 +18,20 @@ UNMIXING = Cnmf(updates=100, rounds=2, sum_to_one=0.5, learners=1 << 12)
 """How the scene is unmixed for a prior: half the stage's updates and two rounds of its three, as `solve_map`
 brings in the data again, and a firmer sum-to-one, which steadies mixtures that a guide of few bands leaves
 open. A few thousand pixels teach the spectra."""
+BARELY = 2.5
+"""`MapOptions.barely` of two estimates whose mean is taken: what one of them leaves is half as much there."""
 
 
 @dataclass(frozen=True)
 class Map(MapOptions):
     """The mean of two MAP estimates with one likelihood, `solve_map`'s, and different priors.
 
-    One expects interpolation and no more (`around_interpolation`): the Gaussian model of Wei, Dobigeon and
-    Tourneret (FUSE, TIP 2015). The other expects a mixture of few non-negative spectra (`around_unmixing`):
-    coupled NMF (Yokoya, Yairi and Iwasaki, TGRS 2012). What the guide does not see is guessed from
-    neighbours by one and from materials by the other. Their errors there have little in common, so the mean
-    is mostly better than both and hardly ever much worse than the better one, which nobody knows without
-    truth. The data terms are convex: the mean fits the data as its parts do.
+    One expects interpolation and no more: the Gaussian model of Wei, Dobigeon and Tourneret (FUSE, TIP 2015).
+    The other expects a mixture of few non-negative spectra: coupled NMF (Yokoya, Yairi and Iwasaki, TGRS
+    2012). What the guide does not see is guessed from neighbours by one and from materials by the other.
+    Their errors there have little in common, so the mean is mostly better than both and hardly ever much
+    worse than the better one, which nobody knows without truth. The data terms are convex: the mean fits the
+    data as its parts do.
 
     Attributes
     ----------
@@ -97,6 +99,7 @@ class Lesson:
         self, part: Problem, options: MapOptions, guess: Tensor | None = None
     ) -> tuple[Tensor, Tensor, int]:
         """`mean_estimate` of a reconciled part; `guess` is its unmixing where that is known."""
+        options = replace(options, barely=BARELY)
         low = self.subspace.project(fill_nearest(part.hsi, part.hsi_weight))  # (k, h, w)
         plain = upsample(low, part.ratio)
         prior = Prior(plain, self.missed, torch.zeros_like(plain), self.texture)
@@ -110,8 +113,8 @@ class Lesson:
 
 def mean_estimate(problem: Problem, subspace: Subspace, options: MapOptions) -> tuple[Tensor, Tensor, int]:
     """The mean of both MAP estimates, half their difference, both (k, H, W), and the iterations of both."""
-    one = around_interpolation(problem, subspace, options)
-    return _mean(one, around_unmixing(problem, subspace, options))
+    lesson, guess = Lesson.of(problem, subspace)
+    return lesson.estimate(problem, options, guess)
 
 
 def _mean(*estimates: tuple[Tensor, int]) -> tuple[Tensor, Tensor, int]:
@@ -126,13 +129,6 @@ def around_interpolation(problem: Problem, subspace: Subspace, options: MapOptio
     plain = upsample(low, problem.ratio)
     covariance = interpolation_error(low, problem.ratio).to(low)
     return solve_map(problem, subspace, Prior(plain, covariance, torch.zeros_like(plain)), options)
-
-
-def around_unmixing(problem: Problem, subspace: Subspace, options: MapOptions) -> tuple[Tensor, int]:
-    """MAP coefficients (k, H, W) around a coupled unmixing; also the iterations used."""
-    low = subspace.project(fill_nearest(problem.hsi, problem.hsi_weight))  # (k, h, w)
-    unmixed = within(subspace, UNMIXING.unmix(problem, subspace=subspace)[0].estimate)
-    return solve_map(problem, subspace, anchor(problem, low, unmixed), options)
 
 
 def within(subspace: Subspace, estimate: Estimate) -> Tensor:
